@@ -1,0 +1,131 @@
+"""ExpertCache: which expert is in which slot, without a clock.
+
+Residency changes in issue order: an expert whose copy is in flight counts as present, and whoever executes it
+waits for the copy. So the sequence of hits and victims does not depend on the device.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+
+from moesim.policies.roles import Evict, Key
+
+
+class LazyHeap:
+    """Keys in order, where a changed key leaves its old entry behind until that comes to the top."""
+
+    __slots__ = ("_heap", "key_of")
+
+    def __init__(self) -> None:
+        self.key_of: dict[int, Key] = {}
+        self._heap: list[tuple[Key, int]] = []
+
+    def set(self, expert: int, key: Key) -> None:
+        """Give an expert a key, new or changed."""
+        if self.key_of.get(expert) == key:
+            return
+        self.key_of[expert] = key
+        heappush(self._heap, (key, expert))
+        if len(self._heap) > 64 + 4 * len(self.key_of):  # keep the garbage bounded
+            self._heap = [(k, e) for e, k in self.key_of.items()]
+            heapify(self._heap)
+
+    def smallest(self, pinned: set[int]) -> int | None:
+        """The expert with the smallest key that is not pinned, or None. It stays in the heap."""
+        heap, key_of = self._heap, self.key_of
+        aside = []
+        found = None
+        while heap:
+            key, expert = heap[0]
+            if expert not in key_of or key_of[expert] != key:
+                heappop(heap)
+            elif expert in pinned:
+                aside.append(heappop(heap))
+            else:
+                found = expert
+                break
+        for entry in aside:
+            heappush(heap, entry)
+        return found
+
+    def remove(self, expert: int) -> None:
+        """Forget an expert."""
+        del self.key_of[expert]
+
+
+class ExpertCache:
+    """Slots, residents, pins and the order of eviction.
+
+    Experts are numbered `layer * experts + expert`. `slots` is the capacity; a rule with `bypass` may exceed it
+    during an event, in `staging` further slots, and is trimmed after it.
+    """
+
+    def __init__(
+        self, slots: int, evict: Evict, layers: int, experts: int, *, first_slot: int = 0, staging: int = 0
+    ) -> None:
+        self.slots = slots
+        self.slot_of: dict[int, int] = {}
+        self.pinned: set[int] = set()
+        self._evict = evict
+        self._layers = layers
+        self._experts = experts
+        self._free = deque(range(first_slot, first_slot + slots + staging))
+        self._by_layer = evict.by_layer_distance
+        self._orders = [LazyHeap() for _ in range(layers if self._by_layer else 1)]
+
+    def _order(self, expert: int) -> LazyHeap:
+        return self._orders[expert // self._experts if self._by_layer else 0]
+
+    def rekey(self, changed: Iterable[tuple[int, Key]]) -> None:
+        """Keys that a hook changed; experts that are not resident here are passed over."""
+        for expert, key in changed:
+            if expert in self.slot_of:
+                self._order(expert).set(expert, key)
+
+    def set_key(self, expert: int, key: Key) -> None:
+        """A resident expert's new key."""
+        self._order(expert).set(expert, key)
+
+    def victim(self, layer: int) -> int | None:
+        """Who leaves next while `layer` runs; None if everything is pinned."""
+        if not self._by_layer:
+            return self._orders[0].smallest(self.pinned)
+        # cyclic distance of layer e seen from n is ((e - n - 1) mod L) + 1: n itself is farthest, then n - 1, ...
+        for back in range(self._layers):
+            found = self._orders[(layer - back) % self._layers].smallest(self.pinned)
+            if found is not None:
+                return found
+        return None
+
+    def take_slot(self, layer: int) -> tuple[int, int | None] | None:
+        """A slot for a new expert and whom it displaced: (slot, victim or None); None if no victim is left."""
+        if self._free:
+            return self._free.popleft(), None
+        victim = self.victim(layer)
+        if victim is None:
+            return None
+        slot = self.slot_of.pop(victim)
+        self._order(victim).remove(victim)
+        self._evict.on_evict(victim)
+        return slot, victim
+
+    def insert(self, expert: int, slot: int, key: Key) -> None:
+        """Put an expert into a slot that `take_slot` gave."""
+        self.slot_of[expert] = slot
+        self._order(expert).set(expert, key)
+
+    def drop(self, expert: int) -> None:
+        """Empty an expert's slot."""
+        self._free.append(self.slot_of.pop(expert))
+        self._order(expert).remove(expert)
+        self._evict.on_evict(expert)
+
+    def trim(self, layer: int) -> list[int]:
+        """Drop victims until the capacity holds; returns them. Only a rule with `bypass` ever exceeds it."""
+        dropped = []
+        while len(self.slot_of) > self.slots:
+            victim = self.victim(layer)
+            assert victim is not None, "capacity is at least one event"
+            self.drop(victim)
+            dropped.append(victim)
+        return dropped

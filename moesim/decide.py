@@ -1,0 +1,298 @@
+"""What a policy decides for one event: who is executed, copied and evicted, in the order of the house's section 7.
+
+    classify all accesses on the present state
+    touch all of them, heaviest gate weight last
+    choose demand victims
+    choose prefetch victims
+    (the loop launches kernels)
+    unpin
+
+The decision knows no clock, so the simulated and the real GPU execute the same one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from moesim.cache import ExpertCache
+from moesim.events import Step, UseList
+from moesim.policies.composition import Policy
+from moesim.policies.roles import Key
+
+COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY = (
+    "compulsory", "prefetch", "collision", "policy", "capacity",
+)
+REASONS = (COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY)
+
+
+@dataclass(slots=True)
+class Copy:
+    """One expert to bring into a slot; `displaced` is whoever held it."""
+
+    expert: int
+    slot: int
+    displaced: int | None
+
+
+@dataclass(slots=True)
+class Wave:
+    """Copies, then kernels: as many of an event's experts as the slots hold at once."""
+
+    demand: list[Copy]
+    execute: list[int]
+    """Experts in order of first use."""
+    slots: list[int]
+
+
+@dataclass(slots=True)
+class Decision:
+    """The outcome of one event. `hits` were present when the event began; `misses` gives each miss its reason."""
+
+    layer: int
+    waves: list[Wave]
+    prefetch: list[Copy]
+    reads_router: bool
+    """The host must read ids back before it can copy anything for this event."""
+    needs_true_ids: bool
+    """... because this layer's own ids decide, not only a prediction for a later one."""
+    hits: int = 0
+    hits_by_prefetch: int = 0
+    """Hits on experts whose copy a prefetch for this very event had issued."""
+    misses: Counter[str] = field(default_factory=Counter)
+    stood_in: list[int] = field(default_factory=list)
+    """Accessed experts that were not executed because something else stood in for them."""
+    prefetch_dropped: int = 0
+    prefetch_unused: int = 0
+    """Prefetched for this event and not accessed by it."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Slots of one pool, or of each layer's. `workspace`: nothing survives its event (cache fraction 0)."""
+
+    slots: int
+    per_layer: bool = False
+    workspace: bool = False
+    everything: bool = False
+    """All experts are resident before the first event (the all-resident bound)."""
+
+
+class Decider:
+    """A policy, its cache and its memory, run over the events of a window.
+
+    `optimum`, where given, holds for every event the experts that offline-optimal eviction at this capacity would
+    hit, by number within the layer; it tells a policy's misses from those that no eviction could avoid.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        layers: int,
+        experts: int,
+        capacity: Capacity,
+        *,
+        largest_event: int,
+        future: UseList | None = None,
+        optimum: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.layers = layers
+        self.experts = experts
+        self.capacity = capacity
+        self._optimum = optimum
+        evicts = policy.new_evictions(layers if capacity.per_layer else 1)
+        staging = largest_event if any(evict.bypass for evict in evicts) else 0
+        self._evicts = evicts
+        pools = []
+        for number, evict in enumerate(evicts):
+            evict.prepare(layers, experts, future if evict.oracle else None)
+            pools.append(
+                ExpertCache(
+                    capacity.slots, evict, layers, experts,
+                    first_slot=number * (capacity.slots + staging), staging=staging,
+                )
+            )
+        self.slots = len(pools) * (capacity.slots + staging)
+        """Slots that the device must hold, staging included."""
+        self._pools = pools
+        self._pool_of = pools if capacity.per_layer else pools * layers
+        self._evict_of = evicts if capacity.per_layer else evicts * layers
+        self._seen: set[int] = set()
+        self._evicted_in_pass: dict[int, int] = {}
+        self._foreseen: list[set[int]] = [set() for _ in range(layers)]
+        """Per layer: whom a prefetch of this pass copied for it."""
+        self._pinned_for: list[set[int]] = [set() for _ in range(layers)]
+        self._pass = -1
+        self._event = -1
+        if capacity.everything:
+            for expert in range(layers * experts):
+                pool = self._pools[0]
+                taken = pool.take_slot(0)
+                assert taken is not None, "there is a slot for every expert"
+                pool.insert(expert, taken[0], evicts[0].on_insert(expert))
+                self._seen.add(expert)
+
+    def begin(self, step: Step) -> None:
+        """A forward pass starts."""
+        self._pass += 1
+        for evict, pool in zip(self._evicts, self._pools, strict=True):
+            pool.rekey(evict.on_pass_start())
+
+    def decide(self, step: Step, layer: int) -> Decision:
+        """Classify, touch and choose victims for one event. Events must come in order."""
+        self._event += 1
+        for number, evict in enumerate(self._evicts):
+            self._pools[number].rekey(evict.on_layer_start(layer))
+        pool, evict, base = self._pool_of[layer], self._evict_of[layer], layer * self.experts
+        policy = self.policy
+        chosen = policy.route.accesses(step, layer)
+        accesses = [base + e for e in chosen]
+        slot_of = pool.slot_of
+        present = [expert for expert in accesses if expert in slot_of]
+        missing = [] if len(present) == len(accesses) else [e for e in accesses if e not in slot_of]
+        horizon = tuple(policy.prefetch.horizon(step, layer))
+        # With every expert resident the kernels look theirs up on the GPU, and the host need not know.
+        needs_true_ids = policy.route.reads_router(step, layer) and not self.capacity.everything
+        decision = Decision(layer, [], [], needs_true_ids or bool(horizon), needs_true_ids)
+        self._classify(decision, step, accesses, missing)
+        fetches = not missing or policy.on_miss.fetches(step, layer)
+        if not fetches:
+            decision.stood_in = missing
+
+        # Touch in the order of gate weight: a missing expert gets its key now and its slot below.
+        if step.tokens == 1 or chosen is not step.accesses[layer]:
+            touched: Iterable[int] = reversed(accesses)
+        else:
+            touched = [base + e for e in step.touch_order(layer)]
+        new_keys: dict[int, Key] = {}
+        for expert in touched:
+            if expert in slot_of:
+                pool.set_key(expert, evict.on_hit(expert))
+            elif fetches:
+                new_keys[expert] = evict.on_insert(expert)
+        pool.pinned.update(present)
+        self._pinned_for[layer].update(present)
+        todo = accesses if fetches else present
+        while todo:
+            wave, todo = self._wave(pool, layer, todo, new_keys)
+            decision.waves.append(wave)
+            if todo:  # this wave's kernels are launched before the next wave's copies: it is evictable now
+                pool.pinned.difference_update(wave.execute)
+        if horizon:
+            self._prefetch(decision, step, horizon)
+        return decision
+
+    def finish(self, layer: int) -> None:
+        """The event's kernels are launched: unpin, and empty a workspace."""
+        pool = self._pool_of[layer]
+        pool.pinned -= self._pinned_for[layer]
+        self._pinned_for[layer].clear()
+        self._foreseen[layer].clear()
+        if self.capacity.workspace:
+            own = range(layer * self.experts, (layer + 1) * self.experts)
+            for expert in [e for e in pool.slot_of if e in own]:
+                pool.drop(expert)
+        for dropped in pool.trim(layer):
+            self._evicted_in_pass[dropped] = self._pass
+
+    def _classify(self, decision: Decision, step: Step, accesses: list[int], missing: list[int]) -> None:
+        layer = decision.layer
+        foreseen = self._foreseen[layer]
+        decision.hits = len(accesses) - len(missing)
+        if foreseen:
+            used = len(foreseen.intersection(accesses).difference(missing))
+            decision.hits_by_prefetch = used
+            decision.prefetch_unused = len(foreseen) - used
+        if not missing:
+            return
+        base = layer * self.experts
+        prefetch = self.policy.prefetch
+        predicted = {base + e for e in prefetch.wanted(step, layer)} if prefetch.predicts(step, layer) else None
+        optimum = self._optimum[self._event] if self._optimum is not None else ()
+        for expert in missing:
+            if expert not in self._seen:
+                self._seen.add(expert)  # "first access ever", whatever stood in for it
+                reason = COMPULSORY
+            elif predicted is not None and expert not in predicted:
+                reason = PREFETCH
+            elif self._evicted_in_pass.get(expert) == self._pass:
+                reason = COLLISION
+            elif expert - base in optimum:
+                reason = POLICY
+            else:
+                reason = CAPACITY
+            decision.misses[reason] += 1
+
+    def _wave(
+        self, pool: ExpertCache, layer: int, todo: list[int], new_keys: dict[int, object]
+    ) -> tuple[Wave, list[int]]:
+        """Run, in order of first use, whoever is present or can be given a slot; the rest waits for the next wave."""
+        wave, rest = Wave([], [], []), []
+        full = False
+        for expert in todo:
+            slot = pool.slot_of.get(expert)
+            if slot is None:
+                taken = None if full else pool.take_slot(layer)
+                if taken is None and not wave.execute:
+                    self._unpin_prefetches(pool, layer, todo)
+                    taken = pool.take_slot(layer)
+                if taken is None:
+                    full = True
+                    rest.append(expert)
+                    continue
+                slot, displaced = taken
+                if displaced is not None:
+                    self._evicted_in_pass[displaced] = self._pass
+                pool.insert(expert, slot, new_keys[expert])
+                pool.pinned.add(expert)
+                self._pinned_for[layer].add(expert)
+                wave.demand.append(Copy(expert, slot, displaced))
+            wave.execute.append(expert)
+            wave.slots.append(slot)
+        assert wave.execute, "an event with free or evictable slots always makes progress"
+        return wave, rest
+
+    def _unpin_prefetches(self, pool: ExpertCache, layer: int, needed: list[int]) -> None:
+        """Demand goes before foresight: when prefetches hold every slot, they become evictable.
+
+        First this layer's, which the router has just disowned; then those of the layers to come.
+        """
+        own = self._foreseen[layer].difference(needed) & pool.pinned
+        pool.pinned -= own
+        if not own:
+            for foreseen in self._foreseen:
+                pool.pinned -= foreseen.difference(needed)
+
+    def _prefetch(self, decision: Decision, step: Step, horizon: tuple[int, ...]) -> None:
+        for ahead in horizon:
+            pool, evict, base = self._pool_of[ahead], self._evict_of[ahead], ahead * self.experts
+            pinned_for = self._pinned_for[ahead]
+            for local in self.policy.prefetch.wanted(step, ahead):
+                expert = base + local
+                if expert in pool.slot_of:
+                    key = evict.on_select(expert)
+                    if key is not None:
+                        pool.set_key(expert, key)
+                else:
+                    taken = pool.take_slot(decision.layer)
+                    if taken is None:
+                        decision.prefetch_dropped += 1
+                        continue
+                    slot, displaced = taken
+                    if displaced is not None:
+                        self._evicted_in_pass[displaced] = self._pass
+                    pool.insert(expert, slot, evict.on_prefetch(expert))
+                    self._seen.add(expert)
+                    self._foreseen[ahead].add(expert)
+                    decision.prefetch.append(Copy(expert, slot, displaced))
+                pool.pinned.add(expert)
+                pinned_for.add(expert)
+
+
+def run_without_clock(decider: Decider, window: Iterable[Step]) -> Iterable[Decision]:
+    """The decisions of a window, for whoever counts and does not time."""
+    for step in window:
+        decider.begin(step)
+        for layer in range(step.layers):
+            yield decider.decide(step, layer)
+            decider.finish(layer)

@@ -1,0 +1,1 @@
+"""Machines that the replay loop can drive; all speak CUDA's language (see base)."""

@@ -1,0 +1,96 @@
+"""The protocol between the replay loop and a machine: streams, events, copies, kernels and one host thread.
+
+The loop enqueues and goes on; it blocks only in `synchronize`, a generator that yields whatever the machine waits
+by (SimPy events, or nothing at all). What was enqueued on one stream runs in that order. Instants are integer
+nanoseconds since the start of the run and are filled in as the work completes.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from moesim.model import Kernel
+
+KernelClass = Literal["attention", "experts"]
+"""All dense work counts as attention."""
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """A point in a stream. `issued_ns` is set when the event stands for copies: when the first was enqueued."""
+
+    completed_ns: int | None = None
+    issued_ns: int | None = None
+    signal: Any = None
+    waited: bool = False
+    """The compute stream waits for it already, so later kernels need not."""
+    foreseen: bool = False
+    """The copies are a prefetch's."""
+
+
+@dataclass(slots=True, eq=False)
+class KernelRun:
+    """One launch of a kernel group, and when it ran.
+
+    `ready_ns` is when stream and host would have let it start, had it not waited for events; `busy_ns` is less
+    than `end_ns - start_ns` when the host launched its kernels more slowly than they ran.
+    """
+
+    kind: KernelClass
+    waits: Sequence[Event] = ()
+    ready_ns: int = 0
+    start_ns: int = 0
+    end_ns: int = 0
+    busy_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A kernel group ready to launch: duration and launches are looked up once, not per token."""
+
+    name: str
+    kind: KernelClass
+    layer: int
+    kernel: Kernel
+    duration_ns: int
+    launches: int
+
+
+class Stream(Protocol):
+    """An in-order queue of work on the GPU."""
+
+    name: str
+
+
+class Device(Protocol):
+    """One GPU, its host thread and the link between them."""
+
+    compute: Stream
+    copies: Stream
+
+    runs: list[KernelRun]
+    """Kernels in order of launch, since the loop last cleared it at the end of a step."""
+    blocked: list[tuple[int, int]]
+    """When the host was blocked, since the loop last cleared it at the end of a step."""
+
+    @property
+    def link_busy_ns(self) -> int:
+        """How long the copy engine has been at work."""
+
+    def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
+        """Make a kernel group ready to launch."""
+
+    def launch(self, stream: Stream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
+        """Enqueue kernels that read the experts in `slots`."""
+
+    def copy(self, stream: Stream, expert: int, slot: int) -> int:
+        """Enqueue the copy of one expert into a slot; returns when the host had enqueued its first piece."""
+
+    def record(self, stream: Stream, issued_ns: int | None = None) -> Event:
+        """Enqueue a record: the event completes when everything enqueued before it has."""
+
+    def wait(self, stream: Stream, event: Event) -> None:
+        """Make what is enqueued from now on wait for an event of another stream."""
+
+    def read_back(self, event: Event) -> Generator[Any, None, int]:
+        """Block the host until the event has completed and its few bytes are on the host; returns that instant."""

@@ -1,0 +1,258 @@
+"""SimulatedGPU: the virtual GPU in SimPy, the reference that every other device is held against.
+
+Streams are processes, the link is a copy engine that they share, and the clock is integer nanoseconds.
+
+The host thread keeps its own clock, which runs ahead of the simulation between two synchronizations, exactly as a
+CUDA host runs ahead of its GPU: it cannot see anything before it synchronizes, so nothing it does in between needs
+an event of its own. Every operation carries the instant at which the host had enqueued it, and no stream starts
+one earlier.
+
+The copy engine (measured, see docs/design.md): it stays on the stream it serves until nothing there is ready, then
+takes the stream that has waited longest. A copy costs a start-up if the engine was idle, a little per descriptor,
+and its bytes at the link's rate.
+"""
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import simpy
+
+from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
+from moesim.engine import EngineSpec
+from moesim.hardware import Hardware
+from moesim.model import Kernel
+from moesim.timeline import Timeline
+
+LAUNCH, COPY, RECORD, WAIT = range(4)
+
+
+@dataclass(slots=True)
+class Operation:
+    """Something enqueued: `first_ns` when the host had enqueued its first part, `last_ns` its last."""
+
+    what: int
+    first_ns: int
+    last_ns: int
+    event: Event | None = None
+    run: KernelRun | None = None
+    prepared: Prepared | None = None
+    expert: int = -1
+
+
+class CopyEngine:
+    """The host-to-device engine: one copy at a time, in bursts of one stream."""
+
+    def __init__(self) -> None:
+        self.owner: SimulatedStream | None = None
+        self.waiting: deque[tuple[SimulatedStream, Any]] = deque()
+        self.last_end_ns = -1
+        self.busy_ns = 0
+
+    def release(self) -> None:
+        """Nothing is ready on the owner's stream: serve whoever has waited longest."""
+        if self.waiting:
+            self.owner, turn = self.waiting.popleft()
+            turn.succeed()
+        else:
+            self.owner = None
+
+
+class SimulatedStream:
+    """An in-order queue of operations, run by one SimPy process."""
+
+    def __init__(self, device: "SimulatedGPU", name: str) -> None:
+        self.name = name
+        self._device = device
+        self._environment = device.environment
+        self._queue: deque[Operation] = deque()
+        self._wake: Any = None
+        self._waited: list[Event] = []
+        self._free_ns = 0
+        device.environment.process(self._run())
+
+    def push(self, operation: Operation) -> None:
+        """Enqueue; wakes the stream if it had run dry."""
+        self._queue.append(operation)
+        if self._wake is not None:
+            self._wake.succeed()
+            self._wake = None
+
+    def _run(self) -> Generator[Any, None, None]:
+        environment, queue, engine = self._environment, self._queue, self._device.engine
+        while True:
+            if not queue:
+                if engine.owner is self:
+                    engine.release()
+                self._wake = environment.event()
+                yield self._wake
+                continue
+            operation = queue.popleft()
+            what = operation.what
+            if operation.first_ns > environment.now:
+                if engine.owner is self:
+                    engine.release()
+                yield environment.timeout(operation.first_ns - environment.now)
+            if what == COPY:
+                if engine.owner is not self:
+                    if engine.owner is not None:
+                        turn = environment.event()
+                        engine.waiting.append((self, turn))
+                        yield turn
+                    engine.owner = self
+                start = environment.now
+                end = self._device.copy_end_ns(operation, start)
+                yield environment.timeout(end - start)
+                engine.last_end_ns = end
+                engine.busy_ns += end - start
+                self._device.draw_copy(operation, start, end)
+            elif what == LAUNCH:
+                if engine.owner is self:
+                    engine.release()
+                yield environment.timeout(self._start(operation, environment.now))
+            elif what == RECORD:
+                event = operation.event
+                assert event is not None
+                event.completed_ns = environment.now
+                if event.signal is not None:
+                    event.signal.succeed()
+            else:
+                event = operation.event
+                assert event is not None
+                if event.issued_ns is not None:
+                    self._waited.append(event)
+                if event.completed_ns is None:
+                    if engine.owner is self:
+                        engine.release()
+                    if event.signal is None:
+                        event.signal = environment.event()
+                    yield event.signal
+
+    def _start(self, operation: Operation, now: int) -> int:
+        """Fill in a kernel group's instants; returns how long it holds the stream."""
+        run, prepared = operation.run, operation.prepared
+        assert run is not None and prepared is not None
+        if self._waited:
+            run.waits, self._waited = self._waited, []
+        duration = prepared.duration_ns
+        # n equal kernels launched one after another: the last ends a kernel's length after its own launch at least.
+        end = max(now + duration, operation.last_ns + duration // prepared.launches)
+        run.ready_ns = max(operation.first_ns, self._free_ns)
+        run.start_ns, run.end_ns, run.busy_ns = now, end, duration
+        self._free_ns = end
+        self._device.draw_kernel(prepared, self.name, now, end)
+        return end - now
+
+
+class SimulatedGPU:
+    """A GPU, its host thread and its link in one SimPy environment. Implements `moesim.devices.base.Device`."""
+
+    def __init__(
+        self, hardware: Hardware, engine: EngineSpec, expert_bytes: int, timeline: Timeline | None = None
+    ) -> None:
+        self.environment = simpy.Environment(initial_time=0)
+        self.engine = CopyEngine()
+        self.host_now_ns = 0
+        self.runs: list[KernelRun] = []
+        self.blocked: list[tuple[int, int]] = []
+        self._hardware = hardware
+        self._graph = engine.mode == "graph"
+        self._mode = engine.mode
+        self._timeline = timeline
+        self._pieces = engine.copies_per_expert
+        rate = hardware.link_bytes_per_s
+        sizes = [
+            expert_bytes * (piece + 1) // self._pieces - expert_bytes * piece // self._pieces
+            for piece in range(self._pieces)
+        ]
+        self._piece_ns = [hardware.copy_descriptor_ns + round(size * 1_000_000_000 / rate) for size in sizes]
+        self._copy_ns = sum(self._piece_ns)
+        self.compute = SimulatedStream(self, "compute")
+        self.copies = SimulatedStream(self, "copies")
+
+    def run(self, program: Generator[Any, None, None]) -> None:
+        """Run a program of the host thread to its end."""
+        self.environment.run(self.environment.process(program))
+
+    def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
+        return Prepared(
+            name, kind, layer, kernel, self._hardware.kernel_ns(kernel, self._mode, launches), launches
+        )
+
+    def launch(self, stream: SimulatedStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
+        hardware = self._hardware
+        begin = self.host_now_ns
+        if self._graph:
+            self.host_now_ns = last = first = begin + hardware.enqueue_graph_ns
+        else:
+            first = begin + hardware.enqueue_kernel_ns
+            self.host_now_ns = last = begin + prepared.launches * hardware.enqueue_kernel_ns
+        run = KernelRun(prepared.kind)
+        self.runs.append(run)
+        stream.push(Operation(LAUNCH, first, last, run=run, prepared=prepared))
+        if self._timeline is not None:
+            self._timeline.add("host", f"launch {prepared.name}", begin, last, prepared.layer)
+        return run
+
+    def copy(self, stream: SimulatedStream, expert: int, slot: int) -> int:
+        begin = self.host_now_ns
+        first = begin + self._hardware.enqueue_copy_ns
+        self.host_now_ns = last = begin + self._pieces * self._hardware.enqueue_copy_ns
+        stream.push(Operation(COPY, first, last, expert=expert))
+        if self._timeline is not None:
+            self._timeline.add("host", "enqueue copy", begin, last, expert=expert)
+        return first
+
+    def record(self, stream: SimulatedStream, issued_ns: int | None = None) -> Event:
+        self.host_now_ns += self._hardware.record_event_ns
+        event = Event(issued_ns=issued_ns)
+        stream.push(Operation(RECORD, self.host_now_ns, self.host_now_ns, event=event))
+        return event
+
+    def wait(self, stream: SimulatedStream, event: Event) -> None:
+        self.host_now_ns += self._hardware.wait_event_ns
+        stream.push(Operation(WAIT, self.host_now_ns, self.host_now_ns, event=event))
+
+    def read_back(self, event: Event) -> Generator[Any, None, int]:
+        if event.completed_ns is None:
+            if event.signal is None:
+                event.signal = self.environment.event()
+            yield event.signal
+        completed, begin = event.completed_ns, self.host_now_ns
+        assert completed is not None
+        if completed > begin:
+            self.blocked.append((begin, completed))
+            begin = completed
+        self.host_now_ns = begin + self._hardware.read_back_ns
+        if self._timeline is not None:
+            self._timeline.add("host", "read back", begin, self.host_now_ns)
+        return self.host_now_ns
+
+    @property
+    def link_busy_ns(self) -> int:
+        """How long the copy engine has been at work."""
+        return self.engine.busy_ns
+
+    def copy_end_ns(self, operation: Operation, start: int) -> int:
+        """When a copy that starts now ends."""
+        idle = self.engine.last_end_ns < start
+        if operation.last_ns <= start:
+            return start + self._copy_ns + (self._hardware.copy_start_up_ns if idle else 0)
+        # The host is still enqueueing pieces: each starts when it is there, after a start-up if it came too late.
+        end, available = start, operation.first_ns
+        for piece_ns in self._piece_ns:
+            idle = idle or available > end
+            end = max(end, available) + piece_ns + (self._hardware.copy_start_up_ns if idle else 0)
+            idle, available = False, available + self._hardware.enqueue_copy_ns
+        return end
+
+    def draw_copy(self, operation: Operation, start: int, end: int) -> None:
+        """Put a copy on the timeline, if one is kept."""
+        if self._timeline is not None:
+            self._timeline.add("link", "copy", start, end, expert=operation.expert)
+
+    def draw_kernel(self, prepared: Prepared, track: str, start: int, end: int) -> None:
+        """Put a kernel group on the timeline, if one is kept."""
+        if self._timeline is not None:
+            self._timeline.add(track, prepared.name, start, end, prepared.layer)

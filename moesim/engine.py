@@ -1,0 +1,58 @@
+"""EngineSpec: how an inference engine drives the GPU, apart from which experts a policy chooses.
+
+Two engines with one policy differ by launches, pieces per copy and what the host waits for; so these are a part of
+the configuration of their own. `yalis` names the engine of the seed paper (arXiv 2603.19289).
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from moesim.catalogue import find
+from moesim.yaml_file import read_model
+
+
+class Launches(BaseModel):
+    """Kernels that the host launches for each group of one layer, in eager mode. A captured graph is one launch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attention: int = Field(ge=1)
+    router: int = Field(ge=1)
+    experts: int = Field(ge=0)
+    """Per launch of the expert kernels, however many experts they run."""
+    experts_each: int = Field(ge=0)
+    """Added for each expert that is run."""
+    head: int = Field(ge=1)
+
+
+class EngineSpec(BaseModel):
+    """What configs/engines/NAME.yaml may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    source: str
+    mode: Literal["eager", "graph"]
+    copies_per_expert: int = Field(ge=1, le=16)
+    start: Literal["all", "each"]
+    """Expert kernels wait for all copies of the event, or each for its own."""
+    read_back: Literal["blocking", "overlapped"]
+    """`overlapped`: kernels whose experts are known already are launched before the host waits for new ids."""
+    launches: Launches
+    last_layer_reused: bool = False
+    """The public branch's bug: in decode the last layer's experts are never loaded anew."""
+
+    @classmethod
+    def load(cls, name_or_path: str) -> "EngineSpec":
+        """The engine that configs/engines/NAME.yaml, or a file, describes."""
+        return read_model(find("engines", name_or_path), cls)
+
+    def launched(self, group: str, experts: int = 0) -> int:
+        """How many launches the host makes for a kernel group."""
+        if self.mode == "graph":
+            return 1
+        count: int = getattr(self.launches, group)
+        if group == "experts":
+            count += experts * self.launches.experts_each
+        return max(1, count)

@@ -1,0 +1,160 @@
+"""A trace as the replay loop sees it: steps, each with one event per layer.
+
+An *event* is one layer of one step. An *access* is one distinct expert of an event, whatever the number of tokens
+that chose it. Rows of the trace are read in blocks, so that memory does not grow with the trace.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.trace import DECODE, PREFILL, Trace
+
+__all__ = ["DECODE", "PREFILL", "NEVER", "Step", "UseList", "steps"]
+
+NEVER = 1 << 62
+"""The number of an event that does not come."""
+BLOCK_TOKENS = 1024
+
+
+class Step:
+    """One forward pass: the tokens that share it and what each layer's router chose.
+
+    `accesses[layer]` lists the distinct experts in order of first use, by token and then by slot; a token's slots
+    are heaviest first. Expert numbers are within the layer.
+    """
+
+    __slots__ = ("_loaded", "_touch", "_trace", "accesses", "layers", "pairs", "phase", "rows", "tokens")
+
+    def __init__(self, trace: Trace, rows: slice, chosen: list[list[list[int]]]) -> None:
+        self._trace = trace
+        self.rows = rows
+        self.tokens = rows.stop - rows.start
+        self.phase = int(trace.phase[rows.start])
+        self.layers = trace.layers
+        self._loaded: dict[tuple[str, int], list[list[int]]] = {}
+        self._touch: list[list[int]] | None = None
+        absent = trace.absent
+        if self.tokens == 1:
+            self.accesses = chosen[0]
+            if any(absent in layer for layer in self.accesses):
+                self.accesses = [[e for e in layer if e != absent] for layer in self.accesses]
+            self.pairs = [len(layer) for layer in self.accesses]
+        else:
+            self.accesses = []
+            self.pairs = []
+            for layer in range(self.layers):
+                flat = [e for token in chosen for e in token[layer] if e != absent]
+                self.accesses.append(list(dict.fromkeys(flat)))
+                self.pairs.append(len(flat))
+
+    @property
+    def requests(self) -> list[int]:
+        """The requests that have tokens in this step."""
+        return sorted(set(self._trace.request[self.rows].tolist()))
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence of the step, counting its own tokens."""
+        return int(self._trace.position[self.rows].max()) + 1
+
+    def touch_order(self, layer: int) -> list[int]:
+        """The event's experts, heaviest gate weight last.
+
+        For one token that is the slots in reverse. For several, weights are summed over the tokens; without
+        recorded weights the number of tokens decides. Ties: the earlier first use counts as heavier.
+        """
+        if self.tokens == 1:
+            return self.accesses[layer][::-1]
+        mass = self.mass(layer)
+        return sorted(reversed(self.accesses[layer]), key=mass.__getitem__)
+
+    def mass(self, layer: int) -> dict[int, float]:
+        """Gate weight of each distinct expert, summed over tokens; one per choice where none was recorded."""
+        trace = self._trace
+        chosen = trace.experts[self.rows, layer].ravel().tolist()
+        weights: Iterable[float] = (
+            [1.0] * len(chosen) if trace.weights is None
+            else trace.weights[self.rows, layer].astype(np.float64).ravel().tolist()
+        )
+        mass = dict.fromkeys(self.accesses[layer], 0.0)
+        for expert, weight in zip(chosen, weights, strict=True):
+            if expert in mass:
+                mass[expert] += weight
+        return mass
+
+    def pairs_of(self, layer: int, experts: Sequence[int], experts_per_layer: int) -> int:
+        """How many (token, expert) pairs fall on experts numbered `layer * experts_per_layer + expert`."""
+        wanted = np.asarray(experts) - layer * experts_per_layer
+        return int(np.isin(self._trace.experts[self.rows, layer], wanted).sum())
+
+    def layer_offset(self, predictor: str) -> int:
+        """How many layers before its target the prediction is available."""
+        return self._trace.metadata.predictors[predictor].layer_offset
+
+    def predicted(self, predictor: str, layer: int, count: int | None = None) -> list[int]:
+        """Distinct experts predicted for `layer`: every token's first choice, then every second, and so on.
+
+        `count` ranks per token are read, by default the model's top-k. Empty where nothing was predicted.
+        """
+        count = self._trace.top_k if count is None else count
+        key = (predictor, count)
+        if key not in self._loaded:
+            absent = self._trace.absent
+            ranking = self._trace.predicted[predictor].ranking[self.rows, :, :count]
+            # [tokens, layers, count] -> per layer, rank by rank
+            ranked = np.swapaxes(ranking, 0, 1).swapaxes(1, 2).reshape(self.layers, -1).tolist()
+            self._loaded[key] = [[e for e in dict.fromkeys(each) if e != absent] for each in ranked]
+        return self._loaded[key][layer]
+
+
+def steps(trace: Trace, start: int = 0, stop: int | None = None) -> Iterator[Step]:
+    """The steps of rows `start` to `stop` in the order in which the model ran them."""
+    end = trace.tokens if stop is None else min(stop, trace.tokens)
+    row = start
+    while row < end:
+        block_end = min(end, row + BLOCK_TOKENS)
+        number = np.asarray(trace.step[row:block_end])
+        while block_end < end and trace.step[block_end] == number[-1]:  # a step is never torn
+            block_end = min(end, block_end + BLOCK_TOKENS)
+            number = np.asarray(trace.step[row:block_end])
+        cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
+        if block_end < end and len(cuts) > 2 and trace.step[block_end] == number[-1]:
+            cuts.pop()
+        chosen: list[Any] = trace.experts[row : row + cuts[-1]].tolist()
+        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+            yield Step(trace, slice(row + first, row + last), chosen[first:last])
+        row += cuts[-1]
+        trace.release()
+
+
+class UseList:
+    """When each expert is used: the knowledge of an oracle.
+
+    Events are numbered from 0: `step * layers + layer`, with steps counted from the start of the window.
+    """
+
+    def __init__(self, window: Sequence[Step] | Iterable[Step], layers: int, experts: int) -> None:
+        owners: list[NDArray[np.int32]] = []
+        events: list[NDArray[np.int32]] = []
+        number = 0
+        for step in window:
+            for layer, accessed in enumerate(step.accesses):
+                owners.append(np.asarray(accessed, dtype=np.int32) + layer * experts)
+                events.append(np.full(len(accessed), number, dtype=np.int32))
+                number += 1
+        owner = np.concatenate(owners) if owners else np.empty(0, np.int32)
+        order = np.argsort(owner, kind="stable")
+        self._event = np.concatenate(events)[order] if events else np.empty(0, np.int32)
+        self._start = np.searchsorted(owner[order], np.arange(layers * experts + 1)).tolist()
+        self._cursor = self._start[:-1].copy()
+
+    def next_event(self, expert: int, event: int) -> int:
+        """The first event after `event` that uses the expert, or NEVER. `event` must not fall between calls."""
+        cursor, end = self._cursor[expert], self._start[expert + 1]
+        while cursor < end and self._event[cursor] <= event:
+            cursor += 1
+        self._cursor[expert] = cursor
+        return int(self._event[cursor]) if cursor < end else NEVER

@@ -1,0 +1,162 @@
+"""A named policy is a composition of rules, written in configs/policies/NAME.yaml or on the command line.
+
+    lru                                      a name
+    least-stale[key=cyclic]                  a parameter, offered to every rule that has it
+    speculate-and-execute[evict=lfu]         another rule for one role
+    prefetch-and-refetch[evict=least-stale[key=left-first],predictor=residual]
+    belady[bypass]                           a flag: bypass=true
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from moesim.catalogue import find, names
+from moesim.errors import ConfigError, nearest
+from moesim.policies.registry import ROLES, parameters, rule_class
+from moesim.policies.roles import Evict, OnMiss, Prefetch, Route
+from moesim.yaml_file import read_model
+
+
+class PolicySpec(BaseModel):
+    """What configs/policies/NAME.yaml may say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    summary: str
+    source: str
+    route: str = "true-top-k"
+    prefetch: str = "none"
+    on_miss: str = "fetch"
+    evict: str = "lru"
+    cache: Literal["any", "none", "all"] = "any"
+    """`none`: cache fraction 0 by definition; `all`: every expert resident; `any`: as configured."""
+    bound: bool = False
+    """A bound that no deployable policy reaches, and labelled so everywhere."""
+    open_rules: list[str] = []
+    """What the source leaves open, and the variant chosen here."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Rules put together. Made anew for every run: rules have memory."""
+
+    name: str
+    """As written, in one canonical form."""
+    spec: PolicySpec
+    route: Route
+    prefetch: Prefetch
+    on_miss: OnMiss
+    evictions: tuple[str, tuple[tuple[str, Any], ...]]
+
+    @property
+    def lossless(self) -> bool:
+        """True when the outputs are those of the true model."""
+        return self.route.lossless and self.on_miss.lossless
+
+    @property
+    def oracle(self) -> bool:
+        """Whether the eviction reads the future."""
+        return cast(bool, rule_class("evict", self.evictions[0]).oracle)  # type: ignore[attr-defined]
+
+    def new_evictions(self, pools: int) -> list[Evict]:
+        """One fresh eviction rule per pool of slots."""
+        name, arguments = self.evictions
+        return [rule_class("evict", name)(**dict(arguments)) for _ in range(pools)]
+
+    def check(self, predictors: Iterable[str]) -> None:
+        """Raise ConfigError if the trace lacks a channel that a rule reads."""
+        known = list(predictors)
+        self.route.check(known)
+        self.prefetch.check(known)
+
+
+def split_call(text: str) -> tuple[str, dict[str, str]]:
+    """`name[a=1,b=c[d=2],flag]` as its name and its arguments. Raises ConfigError on unbalanced brackets."""
+    text = text.strip()
+    name, bracket, inside = text.partition("[")
+    if not bracket:
+        if "]" in text or not text:
+            raise ConfigError(f"policy {text!r}: expected NAME or NAME[key=value,...]")
+        return text, {}
+    if not inside.endswith("]"):
+        raise ConfigError(f"policy {text!r}: the bracket is not closed")
+    arguments: dict[str, str] = {}
+    for part in _split_commas(inside[:-1], text):
+        key, equals, value = part.partition("=")
+        if not key.strip():
+            raise ConfigError(f"policy {text!r}: an argument has no name")
+        if key.strip() in arguments:
+            raise ConfigError(f"policy {text!r}: {key.strip()} is given twice")
+        arguments[key.strip()] = value.strip() if equals else "true"
+    return name.strip(), arguments
+
+
+def _split_commas(text: str, whole: str) -> Iterator[str]:
+    depth, start = 0, 0
+    for place, letter in enumerate(text):
+        depth += (letter == "[") - (letter == "]")
+        if depth < 0:
+            raise ConfigError(f"policy {whole!r}: brackets do not match")
+        if letter == "," and depth == 0:
+            yield text[start:place]
+            start = place + 1
+    if depth:
+        raise ConfigError(f"policy {whole!r}: brackets do not match")
+    if text[start:].strip():
+        yield text[start:]
+
+
+def load_spec(name: str) -> PolicySpec:
+    """The composition that configs/policies/NAME.yaml describes."""
+    return read_model(find("policies", name), PolicySpec)
+
+
+def parse(text: str) -> Policy:
+    """Compose a policy from its text. Raises ConfigError naming what is unknown and the nearest known names."""
+    name, arguments = split_call(text)
+    spec = load_spec(name)
+    given: dict[str, tuple[str, dict[str, Any]]] = {}
+    for role in ROLES:
+        rule, rule_arguments = split_call(arguments.pop(role, getattr(spec, role)))
+        given[role] = rule, _values(role, rule, rule_arguments, text)
+    for key, value in arguments.items():
+        takers = [role for role, (rule, _) in given.items() if key in parameters(rule_class(role, rule))]
+        if not takers:
+            known = {p for role, (rule, _) in given.items() for p in parameters(rule_class(role, rule))}
+            raise ConfigError(f"policy {text!r}: unknown parameter {key!r}: {nearest(key, known | set(ROLES))}")
+        for role in takers:
+            rule, rule_arguments = given[role]
+            rule_arguments.update(_values(role, rule, {key: value}, text))
+    made = {role: rule_class(role, rule)(**rule_arguments) for role, (rule, rule_arguments) in given.items()}
+    evict, evict_arguments = given["evict"]
+    return Policy(
+        name=text.replace(" ", ""),
+        spec=spec,
+        route=cast(Route, made["route"]),
+        prefetch=cast(Prefetch, made["prefetch"]),
+        on_miss=cast(OnMiss, made["on_miss"]),
+        evictions=(evict, tuple(sorted(evict_arguments.items()))),
+    )
+
+
+def _values(role: str, rule: str, arguments: dict[str, str], text: str) -> dict[str, Any]:
+    known = parameters(rule_class(role, rule))
+    values = {}
+    for key, value in arguments.items():
+        if key not in known:
+            raise ConfigError(f"policy {text!r}: {rule} has no parameter {key!r}: {nearest(key, known)}")
+        default, parsed = known[key], yaml.safe_load(value)
+        if default is not None and type(parsed) is not type(default):
+            raise ConfigError(f"policy {text!r}: {key}={value}: expected a {type(default).__name__}")
+        values[key] = parsed
+    return values
+
+
+def known_policies() -> list[str]:
+    """Names of all compositions that can be asked for."""
+    return names("policies")

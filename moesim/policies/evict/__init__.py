@@ -1,0 +1,1 @@
+"""Rules of the role `evict`: one rule, one file."""

@@ -1,0 +1,1 @@
+"""Rules of the role `on_miss`: one rule, one file."""

@@ -1,0 +1,28 @@
+"""Let the expert's mean output stand in for it (resident-execute, arXiv 2603.19289).
+
+    decode:  nothing is fetched on a miss; the default vector d_{l,e} is added instead
+    prefill: missing experts are fetched, since prefill routes truly under every policy
+
+Nothing predicts layer 0, so with a cold cache it never gets an expert. `layer0=fetch` loads that layer on demand,
+as the paper's engine does when it speculates.
+"""
+
+from moesim.errors import ConfigError
+from moesim.events import PREFILL, Step
+from moesim.policies.registry import register
+from moesim.policies.roles import OnMiss
+
+
+@register("on_miss", "default-vector")
+class DefaultVector(OnMiss):
+    """Execute what is resident at classification; a default vector is the rest."""
+
+    lossless = False
+
+    def __init__(self, layer0: str = "default-vector") -> None:
+        if layer0 not in ("default-vector", "fetch"):
+            raise ConfigError(f"policy: resident-execute[layer0={layer0}]: known: default-vector, fetch")
+        self.layer0 = layer0
+
+    def fetches(self, step: Step, layer: int) -> bool:
+        return step.phase == PREFILL or (layer == 0 and self.layer0 == "fetch")

@@ -1,0 +1,13 @@
+"""Copy the missing expert and wait for it."""
+
+from moesim.events import Step
+from moesim.policies.registry import register
+from moesim.policies.roles import OnMiss
+
+
+@register("on_miss", "fetch")
+class Fetch(OnMiss):
+    """Every missing expert is copied on demand."""
+
+    def fetches(self, step: Step, layer: int) -> bool:
+        return True

@@ -1,0 +1,1 @@
+"""Rules of the role `prefetch`: one rule, one file."""

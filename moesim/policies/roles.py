@@ -1,0 +1,106 @@
+"""The four questions that a policy answers (SpecMD's axes, arXiv 2602.03921; DESIGN of the house, section 2).
+
+A policy decides; it never waits and never moves bytes. Experts are named by one integer,
+`layer * experts_per_layer + expert`, so that a shared pool can hold any of them.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from moesim.events import Step, UseList
+
+Key = Any
+"""Anything that sorts; the resident with the smallest key is evicted first."""
+
+
+class Route:
+    """Which experts an event accesses, in order of first use."""
+
+    lossless = True
+    """True when the experts executed are those that the router chose."""
+
+    def check(self, predictors: Iterable[str]) -> None:
+        """Raise ConfigError if the trace lacks a channel that this rule reads."""
+
+    def reads_router(self, step: Step, layer: int) -> bool:
+        """Whether the host must know this layer's true ids before it can act."""
+        raise NotImplementedError
+
+    def accesses(self, step: Step, layer: int) -> Sequence[int]:
+        """Expert numbers within the layer, in order of first use."""
+        raise NotImplementedError
+
+
+class Prefetch:
+    """Which experts to copy before their layer asks for them."""
+
+    def check(self, predictors: Iterable[str]) -> None:
+        """Raise ConfigError if the trace lacks a channel that this rule reads."""
+
+    def predicts(self, step: Step, layer: int) -> bool:
+        """Whether anything is foreseen for `layer` in this step."""
+        raise NotImplementedError
+
+    def horizon(self, step: Step, layer: int) -> Iterable[int]:
+        """The layers for which this rule asks for copies while the token is at `layer`."""
+        raise NotImplementedError
+
+    def wanted(self, step: Step, layer: int) -> Sequence[int]:
+        """Expert numbers within `layer`, most wanted first."""
+        raise NotImplementedError
+
+
+class OnMiss:
+    """What stands in for a missing expert."""
+
+    lossless = True
+
+    def fetches(self, step: Step, layer: int) -> bool:
+        """True: copy the missing experts on demand. False: something else stands in and nothing is copied."""
+        raise NotImplementedError
+
+
+class Evict(ABC):
+    """A sort key per resident expert: the smallest goes first.
+
+    Keys change only in the hooks below, which return the new key of the expert they are told about; so a
+    lazy heap keeps the order and no eviction scans the cache.
+    """
+
+    bypass = False
+    """May drop what it has just used instead of keeping it (offline bounds only)."""
+    oracle = False
+    """Reads the future. Such a rule is a bound, never a policy that could be deployed."""
+    by_layer_distance = False
+    """True: the layer farthest ahead goes first, and keys only order experts of one layer."""
+
+    def prepare(self, layers: int, experts: int, future: UseList | None) -> None:
+        """Called once, before the first event. `future` is given to oracles only."""
+
+    def on_pass_start(self) -> Iterable[tuple[int, Key]]:
+        """A forward pass begins. Yields the experts whose key changes by this, with the new key."""
+        return ()
+
+    def on_layer_start(self, layer: int) -> Iterable[tuple[int, Key]]:
+        """The event of `layer` begins. Yields the experts whose key changes by this, with the new key."""
+        return ()
+
+    @abstractmethod
+    def on_insert(self, expert: int) -> Key:
+        """An expert takes a slot because an event needs it; returns its key."""
+
+    def on_prefetch(self, expert: int) -> Key:
+        """An expert takes a slot because it is foreseen; returns its key."""
+        return self.on_insert(expert)
+
+    @abstractmethod
+    def on_hit(self, expert: int) -> Key:
+        """A resident expert is used; returns its key, changed or not."""
+
+    def on_select(self, expert: int) -> Key | None:
+        """A prefetch names an expert that is resident already; returns a new key, or None to leave it."""
+        return None
+
+    def on_evict(self, expert: int) -> None:
+        """An expert has left its slot."""

@@ -1,0 +1,1 @@
+"""Rules of the role `route`: one rule, one file."""

@@ -1,0 +1,272 @@
+"""The replay loop: the order of a step, written once for every device.
+
+    per layer:  attention, router -> ids on the host -> decision -> demand copies, prefetch copies -> expert kernels
+    per step:   head -> token ids on the host
+
+The loop is a program of the host thread: it enqueues work on two in-order streams, orders them by events, and
+blocks only where it reads ids back. It yields whatever the device waits by and knows nothing of it.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from moesim.decide import Copy, Decision, Wave
+from moesim.devices.base import Device, Event, KernelRun, Prepared
+from moesim.engine import EngineSpec
+from moesim.events import DECODE, Step
+from moesim.model import ModelSpec
+from moesim.token_time import TokenTime, named_sum
+
+
+class Decisions(Protocol):
+    """Whoever decides: a policy at work (`Decider`), or its decisions played back."""
+
+    def begin(self, step: Step) -> None: ...
+    def decide(self, step: Step, layer: int) -> Decision: ...
+    def finish(self, layer: int) -> None: ...
+
+
+@dataclass(slots=True)
+class StepOutcome:
+    """What one step did and when. `late_prefetches` counts experts that were foreseen and still waited for."""
+
+    step: Step
+    begin_ns: int
+    end_ns: int
+    time: TokenTime
+    decisions: list[Decision]
+    late_prefetches: int
+    copies: int
+    """Experts copied: fewer than decided where the engine reuses the last layer."""
+    link_busy_ns: int
+    host_blocked_ns: int
+
+
+@dataclass(slots=True)
+class _Kernels:
+    """Kernel groups by their arguments, made ready once."""
+
+    device: Device
+    model: ModelSpec
+    engine: EngineSpec
+    ready: dict[tuple[Any, ...], Prepared] = field(default_factory=dict)
+
+    def attention(self, layer: int, tokens: int, context_tokens: int) -> Prepared:
+        key = ("attention", layer, tokens, context_tokens)
+        if key not in self.ready:
+            kernel = self.model.attention_kernel(tokens, context_tokens)
+            self.ready[key] = self.device.prepare(
+                "attention", "attention", layer, kernel, self.engine.launched("attention")
+            )
+        return self.ready[key]
+
+    def dense_layer(self, layer: int, tokens: int, context_tokens: int) -> Prepared:
+        key = ("dense layer", layer, tokens, context_tokens)
+        if key not in self.ready:
+            kernel = self.model.dense_layer_kernel(tokens, context_tokens)
+            self.ready[key] = self.device.prepare(
+                "dense layer", "attention", layer, kernel, self.engine.launched("attention")
+            )
+        return self.ready[key]
+
+    def router(self, layer: int, tokens: int) -> Prepared:
+        key = ("router", layer, tokens)
+        if key not in self.ready:
+            kernel = self.model.router_kernel(tokens)
+            self.ready[key] = self.device.prepare(
+                "router", "attention", layer, kernel, self.engine.launched("router")
+            )
+        return self.ready[key]
+
+    def experts(self, layer: int, experts: int, pairs: int) -> Prepared:
+        key = ("experts", layer, experts, pairs)
+        if key not in self.ready:
+            kernel = self.model.experts_kernel(experts, pairs)
+            self.ready[key] = self.device.prepare(
+                "experts", "experts", layer, kernel, self.engine.launched("experts", experts)
+            )
+        return self.ready[key]
+
+    def head(self, tokens: int) -> Prepared:
+        key = ("head", tokens)
+        if key not in self.ready:
+            kernel = self.model.head_kernel(tokens)
+            self.ready[key] = self.device.prepare(
+                "head", "attention", -1, kernel, self.engine.launched("head")
+            )
+        return self.ready[key]
+
+
+class Replay:
+    """One run of a window on a device. `observe` is told the outcome of every step."""
+
+    def __init__(
+        self,
+        window: Iterable[Step],
+        decisions: Decisions,
+        device: Device,
+        model: ModelSpec,
+        engine: EngineSpec,
+        slots: int,
+        observe: Callable[[StepOutcome], None],
+        context_tokens: int | None = None,
+    ) -> None:
+        self._window = window
+        self._decisions = decisions
+        self._device = device
+        self._engine = engine
+        self._observe = observe
+        self._context_tokens = context_tokens
+        self._kernels = _Kernels(device, model, engine)
+        moe = {number: place for place, number in enumerate(model.moe_layers)}
+        self._plan = [moe.get(number, -1) for number in range(model.layers)]
+        """Per layer of the model: its place among the MoE layers, or -1 for a dense one."""
+        self._last_layer = len(model.moe_layers) - 1
+        self._experts_per_layer = model.experts
+        # When the content of a slot has arrived, and which kernel, counted from 1, read it last.
+        self._arrival: list[Event | None] = [None] * slots
+        self._read_by = [0] * slots
+        self._launched = 0
+        self._complete = 0
+        """Expert kernels that the host knows to be complete, or that the copy stream waits for."""
+        self._foreseen_runs: list[tuple[KernelRun, Event, int]] = []
+        self._copies = 0
+
+    def program(self) -> Generator[Any, None, None]:
+        """The host thread, from the first step to the last."""
+        device = self._device
+        begin = link_busy = 0
+        for step in self._window:
+            self._copies = 0
+            end, decisions = yield from self._step(step)
+            time = named_sum(begin, end, device.runs, device.blocked)
+            assert time.total_ns == end - begin, "the named sum is the token's time"
+            late = sum(
+                count
+                for run, event, count in self._foreseen_runs
+                if event.completed_ns is not None and event.completed_ns > run.ready_ns
+            )
+            blocked = sum(until - since for since, until in device.blocked)
+            link_busy, link_was_busy = device.link_busy_ns, link_busy
+            device.runs.clear()
+            device.blocked.clear()
+            self._foreseen_runs.clear()
+            self._observe(
+                StepOutcome(
+                    step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked
+                )
+            )
+            begin = end
+
+    def _step(self, step: Step) -> Generator[Any, None, tuple[int, list[Decision]]]:
+        device, kernels, decisions = self._device, self._kernels, self._decisions
+        tokens = step.tokens
+        context = step.context_tokens
+        if self._context_tokens is not None and step.phase == DECODE:
+            context = self._context_tokens
+        decisions.begin(step)
+        made = []
+        for number, layer in enumerate(self._plan):
+            if layer < 0:
+                device.launch(device.compute, kernels.dense_layer(number, tokens, context))
+                continue
+            device.launch(device.compute, kernels.attention(layer, tokens, context))
+            device.launch(device.compute, kernels.router(layer, tokens))
+            decision = decisions.decide(step, layer)
+            ids_known = self._engine.read_back == "overlapped" and not decision.needs_true_ids
+            if decision.reads_router and not ids_known:
+                yield from self._read_ids()
+            reused = self._engine.last_layer_reused and step.phase == DECODE
+            self._copy(decision.waves[0].demand if decision.waves else [], reused and layer == self._last_layer)
+            ids_pending = decision.reads_router and ids_known
+            router_done = device.record(device.compute) if ids_pending else None
+            if not ids_pending:
+                self._copy(decision.prefetch, reused and layer + 1 == self._last_layer, foreseen=True)
+            for place, wave in enumerate(decision.waves):
+                if place > 0:
+                    self._copy(wave.demand)
+                self._execute(step, layer, wave)
+            if router_done is not None:
+                yield from device.read_back(router_done)
+                self._copy(decision.prefetch, reused and layer + 1 == self._last_layer, foreseen=True)
+            decisions.finish(layer)
+            made.append(decision)
+        device.launch(device.compute, kernels.head(len(step.requests)))
+        end = yield from self._read_ids()
+        return end, made
+
+    def _read_ids(self) -> Generator[Any, None, int]:
+        """Block until everything launched so far is done and its ids are on the host."""
+        launched = self._launched
+        now = yield from self._device.read_back(self._device.record(self._device.compute))
+        self._complete = launched
+        return now
+
+    def _copy(self, copies: list[Copy], reused: bool = False, foreseen: bool = False) -> None:
+        """Enqueue copies in order, behind whatever still reads their slots.
+
+        With `reused` nothing is copied: the seed paper's public engine leaves the last layer as it is.
+        """
+        if not copies or reused:
+            return
+        device = self._device
+        each = self._engine.start == "each"
+        issued = None
+        group: list[int] = []
+        for copy in copies:
+            if self._read_by[copy.slot] > self._complete:  # write after read
+                device.wait(device.copies, device.record(device.compute))
+                self._complete = self._launched
+            enqueued = device.copy(device.copies, copy.expert, copy.slot)
+            self._copies += 1
+            issued = enqueued if issued is None else issued
+            group.append(copy.slot)
+            if each:
+                self._arrive(group, issued, foreseen)
+                issued, group = None, []
+        if group:
+            self._arrive(group, issued, foreseen)
+
+    def _arrive(self, slots: list[int], issued_ns: int | None, foreseen: bool) -> None:
+        event = self._device.record(self._device.copies, issued_ns)
+        event.foreseen = foreseen
+        for slot in slots:
+            self._arrival[slot] = event
+
+    def _execute(self, step: Step, layer: int, wave: Wave) -> None:
+        """Launch a wave's expert kernels behind the copies that they need."""
+        if self._engine.start == "all":
+            self._launch_experts(step, layer, wave.execute, wave.slots)
+            return
+        here: list[int] = []
+        to_come: list[int] = []
+        for place, slot in enumerate(wave.slots):
+            event = self._arrival[slot]
+            (here if event is None or event.waited else to_come).append(place)
+        groups = ([here] if here else []) + [[place] for place in to_come]
+        for places in groups:
+            self._launch_experts(
+                step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places]
+            )
+
+    def _launch_experts(self, step: Step, layer: int, experts: list[int], slots: list[int]) -> None:
+        device = self._device
+        foreseen: dict[int, tuple[Event, int]] = {}
+        for slot in slots:
+            event = self._arrival[slot]
+            if event is None:
+                continue
+            if not event.waited:
+                device.wait(device.compute, event)
+                event.waited = True
+            if event.foreseen:
+                _, count = foreseen.get(id(event), (event, 0))
+                foreseen[id(event)] = event, count + 1
+            self._arrival[slot] = None
+        pairs = len(experts) if step.tokens == 1 else step.pairs_of(layer, experts, self._experts_per_layer)
+        run = device.launch(device.compute, self._kernels.experts(layer, len(experts), pairs), slots)
+        self._foreseen_runs.extend((run, event, count) for event, count in foreseen.values())
+        self._launched += 1
+        for slot in slots:
+            self._read_by[slot] = self._launched

@@ -1,0 +1,275 @@
+"""What a run reports: every metric defined once, with its unit in its name.
+
+A row of results.parquet has the columns of `SCHEMA`, in that order; they are a contract with people's notebooks.
+Hits, misses, copies and times of a token are those of the measured decode steps; `prefill_*` are those of the
+prefill steps among them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from moesim.decide import REASONS
+from moesim.events import PREFILL
+from moesim.replay import StepOutcome
+from moesim.token_time import TokenTime
+
+Value = int | float | str | bool | None
+
+SCHEMA = pa.schema(
+    [
+        # what was run
+        pa.field("grid", pa.string()),
+        pa.field("policy", pa.string()),
+        pa.field("model", pa.string()),
+        pa.field("hardware", pa.string()),
+        pa.field("trace", pa.string()),
+        pa.field("device", pa.string()),
+        pa.field("engine", pa.string()),
+        pa.field("cache_fraction", pa.float64()),
+        pa.field("per_layer", pa.bool_()),
+        pa.field("context_tokens", pa.int64()),
+        pa.field("batch_tokens", pa.int64()),
+        pa.field("hardware_overrides", pa.string()),
+        pa.field("link_bytes_per_s", pa.int64()),
+        # what it is
+        pa.field("lossless", pa.bool_()),
+        pa.field("bound", pa.bool_()),
+        pa.field("open_loop", pa.bool_()),
+        pa.field("synthetic", pa.bool_()),
+        pa.field("feasible", pa.bool_()),
+        pa.field("slots", pa.int64()),
+        pa.field("expert_bytes", pa.int64()),
+        pa.field("vram_bytes", pa.int64()),
+        pa.field("vram_free_bytes", pa.int64()),
+        # time
+        pa.field("tokens_measured", pa.int64()),
+        pa.field("tpot_mean_ns", pa.float64()),
+        pa.field("tpot_fast_ns", pa.float64()),
+        pa.field("tpot_slow_ns", pa.float64()),
+        pa.field("tpot_p50_ns", pa.float64()),
+        pa.field("tpot_p95_ns", pa.float64()),
+        pa.field("tpot_p99_ns", pa.float64()),
+        pa.field("ttft_mean_ns", pa.float64()),
+        pa.field("ttft_p99_ns", pa.float64()),
+        pa.field("tokens_per_s", pa.float64()),
+        pa.field("tpot_attention_ns", pa.float64()),
+        pa.field("tpot_experts_ns", pa.float64()),
+        pa.field("tpot_exposed_copy_ns", pa.float64()),
+        pa.field("tpot_host_ns", pa.float64()),
+        pa.field("tpot_idle_ns", pa.float64()),
+        pa.field("decode_total_ns", pa.int64()),
+        pa.field("attention_total_ns", pa.int64()),
+        pa.field("experts_total_ns", pa.int64()),
+        pa.field("exposed_copy_total_ns", pa.int64()),
+        pa.field("host_total_ns", pa.int64()),
+        pa.field("idle_total_ns", pa.int64()),
+        pa.field("link_floor_ns", pa.float64()),
+        pa.field("link_utilisation", pa.float64()),
+        pa.field("gpu_utilisation", pa.float64()),
+        pa.field("host_utilisation", pa.float64()),
+        # experts
+        pa.field("accesses", pa.int64()),
+        pa.field("hits", pa.int64()),
+        pa.field("hits_by_prefetch", pa.int64()),
+        pa.field("misses", pa.int64()),
+        *(pa.field(f"misses_{reason}", pa.int64()) for reason in REASONS),
+        pa.field("hit_rate", pa.float64()),
+        pa.field("resident_hit_rate", pa.float64()),
+        pa.field("stood_in", pa.int64()),
+        pa.field("weight_executed", pa.float64()),
+        pa.field("bytes_copied", pa.int64()),
+        pa.field("bytes_per_token", pa.float64()),
+        pa.field("prefetches", pa.int64()),
+        pa.field("prefetches_useful", pa.int64()),
+        pa.field("prefetches_late", pa.int64()),
+        pa.field("prefetches_dropped", pa.int64()),
+        pa.field("prefetch_precision", pa.float64()),
+        pa.field("prefetch_recall", pa.float64()),
+        pa.field("prefetch_wasted_bytes", pa.int64()),
+        pa.field("prefill_hits", pa.int64()),
+        pa.field("prefill_misses", pa.int64()),
+        pa.field("prefill_bytes_copied", pa.int64()),
+        # exactly which inputs
+        pa.field("kernel_times", pa.string()),
+        pa.field("trace_hash", pa.string()),
+        pa.field("configuration", pa.string()),
+        pa.field("run_hash", pa.string()),
+        pa.field("moesim_version", pa.string()),
+    ]
+)
+
+
+@dataclass
+class Phase:
+    """Sums over the measured steps of one phase."""
+
+    steps: int = 0
+    tokens: int = 0
+    time: TokenTime = field(default_factory=TokenTime)
+    step_ns: list[int] = field(default_factory=list)
+    step_tokens: list[int] = field(default_factory=list)
+    accesses: int = 0
+    hits: int = 0
+    hits_by_prefetch: int = 0
+    misses: Counter[str] = field(default_factory=Counter)
+    stood_in: int = 0
+    copies: int = 0
+    link_busy_ns: int = 0
+    host_blocked_ns: int = 0
+    prefetches: int = 0
+    prefetches_late: int = 0
+    prefetches_dropped: int = 0
+    prefetches_unused: int = 0
+    weight: float = 0.0
+    weight_executed: float = 0.0
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Take in one step."""
+        self.steps += 1
+        self.tokens += outcome.step.tokens
+        self.step_ns.append(outcome.end_ns - outcome.begin_ns)
+        self.step_tokens.append(outcome.step.tokens)
+        time, added = self.time, outcome.time
+        time.attention_ns += added.attention_ns
+        time.experts_ns += added.experts_ns
+        time.exposed_copy_ns += added.exposed_copy_ns
+        time.host_ns += added.host_ns
+        time.idle_ns += added.idle_ns
+        self.copies += outcome.copies
+        self.link_busy_ns += outcome.link_busy_ns
+        self.host_blocked_ns += outcome.host_blocked_ns
+        self.prefetches_late += outcome.late_prefetches
+        for decision in outcome.decisions:
+            self.hits += decision.hits
+            self.hits_by_prefetch += decision.hits_by_prefetch
+            self.misses.update(decision.misses)
+            self.stood_in += len(decision.stood_in)
+            self.prefetches += len(decision.prefetch)
+            self.prefetches_dropped += decision.prefetch_dropped
+            self.prefetches_unused += decision.prefetch_unused
+        self.accesses = self.hits + self.misses.total()
+
+    def add_weight(self, outcome: StepOutcome, experts_per_layer: int) -> None:
+        """The share of gate weight that was executed truly, for a policy that may execute something else."""
+        for decision in outcome.decisions:
+            executed = {expert - decision.layer * experts_per_layer for w in decision.waves for expert in w.execute}
+            for expert, mass in outcome.step.mass(decision.layer).items():
+                self.weight += mass
+                self.weight_executed += mass if expert in executed else 0.0
+
+
+class Tally:
+    """Sorts steps into warm-up and measured ones and sums the latter.
+
+    Warm-up ends after a number of *decoded* tokens; the prefill of a request counts as measured when it begins
+    behind them.
+    """
+
+    def __init__(self, warmup_tokens: int, *, lossless: bool, experts: int) -> None:
+        self._warmup = warmup_tokens
+        self._lossless = lossless
+        self._experts = experts
+        self._decoded = 0
+        self.prefill = Phase()
+        self.decode = Phase()
+        self.ttft_ns: list[int] = []
+        self.longest_context_tokens = 1
+        self.sequences = 1
+
+    def observe(self, outcome: StepOutcome) -> None:
+        """Take in one step."""
+        step = outcome.step
+        measured = self._decoded >= self._warmup
+        self.longest_context_tokens = max(self.longest_context_tokens, step.context_tokens)
+        self.sequences = max(self.sequences, len(step.requests))
+        if step.phase == PREFILL:
+            if measured:
+                self.prefill.add(outcome)
+                self.ttft_ns.extend([outcome.end_ns - outcome.begin_ns] * len(step.requests))
+        else:
+            self._decoded += step.tokens
+            if measured:
+                self.decode.add(outcome)
+                if not self._lossless:
+                    self.decode.add_weight(outcome, self._experts)
+
+    def columns(self, expert_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
+        """The metrics of a row that follow from the steps alone."""
+        decode, prefill = self.decode, self.prefill
+        time, steps = decode.time, decode.steps
+        each = np.repeat(np.asarray(decode.step_ns, dtype=np.int64), decode.step_tokens)
+        bytes_copied = decode.copies * expert_bytes
+        useful = decode.hits_by_prefetch
+        asked = decode.hits + decode.misses.total()
+
+        def per_step(total_ns: int) -> float | None:
+            return total_ns / steps if steps else None
+
+        return {
+            "batch_tokens": max(decode.step_tokens, default=0),
+            "tokens_measured": decode.tokens,
+            "tpot_mean_ns": per_step(time.total_ns) if _even(decode.step_tokens) else _mean(each),
+            "tpot_p50_ns": _percentile(each, 50),
+            "tpot_p95_ns": _percentile(each, 95),
+            "tpot_p99_ns": _percentile(each, 99),
+            "ttft_mean_ns": _mean(self.ttft_ns),
+            "ttft_p99_ns": _percentile(self.ttft_ns, 99),
+            "tokens_per_s": decode.tokens * 1e9 / time.total_ns if time.total_ns else None,
+            "tpot_attention_ns": per_step(time.attention_ns),
+            "tpot_experts_ns": per_step(time.experts_ns),
+            "tpot_exposed_copy_ns": per_step(time.exposed_copy_ns),
+            "tpot_host_ns": per_step(time.host_ns),
+            "tpot_idle_ns": per_step(time.idle_ns),
+            "decode_total_ns": time.total_ns,
+            "attention_total_ns": time.attention_ns,
+            "experts_total_ns": time.experts_ns,
+            "exposed_copy_total_ns": time.exposed_copy_ns,
+            "host_total_ns": time.host_ns,
+            "idle_total_ns": time.idle_ns,
+            "link_floor_ns": bytes_copied * 1e9 / link_bytes_per_s / steps if steps else None,
+            "link_utilisation": _share(decode.link_busy_ns, time.total_ns),
+            "gpu_utilisation": _share(time.attention_ns + time.experts_ns, time.total_ns),
+            "host_utilisation": _share(time.total_ns - decode.host_blocked_ns, time.total_ns),
+            "accesses": decode.accesses,
+            "hits": decode.hits,
+            "hits_by_prefetch": useful,
+            "misses": decode.misses.total(),
+            **{f"misses_{reason}": decode.misses[reason] for reason in REASONS},
+            "hit_rate": _share(decode.hits, asked),
+            "resident_hit_rate": _share(decode.hits - useful, asked),
+            "stood_in": decode.stood_in,
+            "weight_executed": 1.0 if self._lossless else _share(decode.weight_executed, decode.weight),
+            "bytes_copied": bytes_copied,
+            "bytes_per_token": bytes_copied / decode.tokens if decode.tokens else None,
+            "prefetches": decode.prefetches,
+            "prefetches_useful": useful,
+            "prefetches_late": decode.prefetches_late,
+            "prefetches_dropped": decode.prefetches_dropped,
+            "prefetch_precision": _share(useful, useful + decode.prefetches_unused),
+            "prefetch_recall": _share(useful, useful + decode.misses.total()) if decode.prefetches else None,
+            "prefetch_wasted_bytes": decode.prefetches_unused * expert_bytes,
+            "prefill_hits": prefill.hits,
+            "prefill_misses": prefill.misses.total(),
+            "prefill_bytes_copied": prefill.copies * expert_bytes,
+        }
+
+
+def _even(step_tokens: Sequence[int]) -> bool:
+    return len(set(step_tokens)) <= 1
+
+
+def _mean(values: Sequence[int] | np.ndarray[Any, Any]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _percentile(values: Sequence[int] | np.ndarray[Any, Any], percent: int) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

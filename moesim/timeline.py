@@ -1,0 +1,59 @@
+"""What ran when, for looking at: slices on the tracks host, compute and link, and their form for ui.perfetto.dev."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TRACKS = ("host", "compute", "link")
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Something that took time. `layer` and `expert` are -1 where they do not apply."""
+
+    track: str
+    name: str
+    start_ns: int
+    end_ns: int
+    layer: int = -1
+    expert: int = -1
+
+
+@dataclass
+class Timeline:
+    """Slices in the order in which they were known; experts are numbered within their layer."""
+
+    experts_per_layer: int
+    slices: list[Slice] = field(default_factory=list)
+
+    def add(self, track: str, name: str, start_ns: int, end_ns: int, layer: int = -1, expert: int = -1) -> None:
+        """Add a slice; `expert` is `layer * experts + expert`, which gives the layer too."""
+        if expert >= 0:
+            layer, expert = divmod(expert, self.experts_per_layer)
+        self.slices.append(Slice(track, name, start_ns, end_ns, layer, expert))
+
+    def between(self, start_ns: int, end_ns: int) -> list[Slice]:
+        """The slices that touch an interval, by start."""
+        touching = [each for each in self.slices if each.end_ns > start_ns and each.start_ns < end_ns]
+        return sorted(touching, key=lambda each: (each.start_ns, TRACKS.index(each.track)))
+
+    def save_perfetto(self, path: Path) -> None:
+        """Write the JSON that ui.perfetto.dev opens: one thread per track, microseconds with three decimals."""
+        records: list[dict[str, object]] = [
+            {"ph": "M", "pid": 1, "tid": number, "name": "thread_name", "args": {"name": track}}
+            for number, track in enumerate(TRACKS, start=1)
+        ]
+        records.insert(0, {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "moesim"}})
+        for each in sorted(self.slices, key=lambda each: each.start_ns):
+            name = each.name
+            if each.layer >= 0:
+                name += f" L{each.layer}"
+            if each.expert >= 0:
+                name += f" E{each.expert}"
+            records.append({
+                "ph": "X", "pid": 1, "tid": TRACKS.index(each.track) + 1, "name": name, "cat": each.name,
+                "ts": each.start_ns / 1000, "dur": (each.end_ns - each.start_ns) / 1000,
+                "args": {"layer": each.layer, "expert": each.expert, "start_ns": each.start_ns, "end_ns": each.end_ns},
+            })
+        with path.open("w", encoding="utf-8") as file:
+            json.dump({"traceEvents": records, "displayTimeUnit": "ns"}, file)
