@@ -20,7 +20,7 @@ class LazyHeap:
         self.key_of: dict[int, Key] = {}
         self._heap: list[tuple[Key, int]] = []
 
-    def set(self, expert: int, key: Key) -> None:
+    def put(self, expert: int, key: Key) -> None:
         """Give an expert a key, new or changed."""
         if self.key_of.get(expert) == key:
             return
@@ -80,11 +80,11 @@ class ExpertCache:
         """Keys that a hook changed; experts that are not resident here are passed over."""
         for expert, key in changed:
             if expert in self.slot_of:
-                self._order(expert).set(expert, key)
+                self._order(expert).put(expert, key)
 
     def set_key(self, expert: int, key: Key) -> None:
         """A resident expert's new key."""
-        self._order(expert).set(expert, key)
+        self._order(expert).put(expert, key)
 
     def victim(self, layer: int) -> int | None:
         """Who leaves next while `layer` runs; None if everything is pinned."""
@@ -112,7 +112,7 @@ class ExpertCache:
     def insert(self, expert: int, slot: int, key: Key) -> None:
         """Put an expert into a slot that `take_slot` gave."""
         self.slot_of[expert] = slot
-        self._order(expert).set(expert, key)
+        self._order(expert).put(expert, key)
 
     def drop(self, expert: int) -> None:
         """Empty an expert's slot."""
