@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moesim.cache import ExpertCache
-from moesim.events import Step, UseList
+from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
 from moesim.policies.roles import Key
 
@@ -82,6 +82,8 @@ class Decider:
 
     `optimum`, where given, holds for every event the experts that offline-optimal eviction at this capacity would
     hit, by number within the layer; it tells a policy's misses from those that no eviction could avoid.
+    With `stream_prefill`, a prefill step that needs most experts has whole layers copied one layer ahead, whatever the
+    policy, if two of them fit into the slots (double buffering).
     """
 
     def __init__(
@@ -94,12 +96,15 @@ class Decider:
         largest_event: int,
         future: UseList | None = None,
         optimum: Sequence[Sequence[int]] | None = None,
+        stream_prefill: bool = False,
     ) -> None:
         self.policy = policy
         self.layers = layers
         self.experts = experts
         self.capacity = capacity
         self._optimum = optimum
+        two_layers_fit = capacity.slots >= 2 * experts and not (capacity.everything or capacity.per_layer)
+        self._streams = stream_prefill and two_layers_fit
         evicts = policy.new_evictions(layers if capacity.per_layer else 1)
         staging = largest_event if any(evict.bypass for evict in evicts) else 0
         self._evicts = evicts
@@ -150,10 +155,14 @@ class Decider:
         slot_of = pool.slot_of
         present = [expert for expert in accesses if expert in slot_of]
         missing = [] if len(present) == len(accesses) else [e for e in accesses if e not in slot_of]
-        horizon = tuple(policy.prefetch.horizon(step, layer))
-        # With every expert resident the kernels look theirs up on the GPU, and the host need not know.
-        needs_true_ids = policy.route.reads_router(step, layer) and not self.capacity.everything
-        decision = Decision(layer, [], [], needs_true_ids or bool(horizon), needs_true_ids)
+        streamed = self._streams and streams_whole_layers(step, self.experts)
+        if streamed:
+            horizon = tuple(range(layer, min(layer + 2, self.layers)))
+        else:
+            horizon = tuple(policy.prefetch.horizon(step, layer))
+        # With the whole layer resident the kernels look their experts up on the GPU: the host need not know them.
+        needs_true_ids = policy.route.reads_router(step, layer) and not (self.capacity.everything or streamed)
+        decision = Decision(layer, [], [], needs_true_ids or (bool(horizon) and not streamed), needs_true_ids)
         self._classify(decision, step, accesses, missing)
         fetches = not missing or policy.on_miss.fetches(step, layer)
         if not fetches:
@@ -179,7 +188,7 @@ class Decider:
             if todo:  # this wave's kernels are launched before the next wave's copies: it is evictable now
                 pool.pinned.difference_update(wave.execute)
         if horizon:
-            self._prefetch(decision, step, horizon)
+            self._prefetch(decision, step, horizon, range(self.experts) if streamed else None)
         return decision
 
     def finish(self, layer: int) -> None:
@@ -263,11 +272,13 @@ class Decider:
             for foreseen in self._foreseen:
                 pool.pinned -= foreseen.difference(needed)
 
-    def _prefetch(self, decision: Decision, step: Step, horizon: tuple[int, ...]) -> None:
+    def _prefetch(
+        self, decision: Decision, step: Step, horizon: tuple[int, ...], everyone: range | None = None
+    ) -> None:
         for ahead in horizon:
             pool, evict, base = self._pool_of[ahead], self._evict_of[ahead], ahead * self.experts
             pinned_for = self._pinned_for[ahead]
-            for local in self.policy.prefetch.wanted(step, ahead):
+            for local in everyone or self.policy.prefetch.wanted(step, ahead):
                 expert = base + local
                 if expert in pool.slot_of:
                     key = evict.on_select(expert)
@@ -287,6 +298,16 @@ class Decider:
                     decision.prefetch.append(Copy(expert, slot, displaced))
                 pool.pinned.add(expert)
                 pinned_for.add(expert)
+
+
+def streams_whole_layers(step: Step, experts: int) -> bool:
+    """Whether a prefill step needs most experts of a layer, as far as its number of tokens tells before routing.
+
+    n tokens that chose k of E experts evenly and independently would need E·(1 - (1 - k/E)^n) of them; real routing
+    is more alike than that, so this calls for streaming a little early.
+    """
+    top_k = max(step.pairs) / step.tokens
+    return step.phase == PREFILL and (1 - top_k / experts) ** step.tokens < 0.5
 
 
 def run_without_clock(decider: Decider, window: Iterable[Step]) -> Iterable[Decision]:

@@ -39,6 +39,8 @@ class EngineSpec(BaseModel):
     """Expert kernels wait for all copies of the event, or each for its own."""
     read_back: Literal["blocking", "overlapped"]
     """`overlapped`: kernels whose experts are known already are launched before the host waits for new ids."""
+    prefill: Literal["stream", "demand"] = "stream"
+    """`stream`: a prefill that needs most experts copies whole layers, one ahead; `demand`: what the router chose."""
     launches: Launches
     last_layer_reused: bool = False
     """The public branch's bug: in decode the last layer's experts are never loaded anew."""

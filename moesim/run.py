@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import moesim
 from moesim.catalogue import find
-from moesim.decide import Capacity, Decider, Decision, run_without_clock
+from moesim.decide import Capacity, Decider, Decision, run_without_clock, streams_whole_layers
 from moesim.devices.simulated import SimulatedGPU
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
@@ -178,9 +178,15 @@ def optimum_hits(
 
 
 @lru_cache(maxsize=8)
-def largest_event(path: Path, stop: int) -> int:
-    """The most distinct experts that any event of the window accesses."""
-    return max(max(map(len, step.accesses)) for step in steps(load_trace(path), 0, stop))
+def largest_event(path: Path, stop: int, stream_prefill: bool) -> int:
+    """The most experts that any event of the window has copied: a whole layer where one is streamed."""
+    trace = load_trace(path)
+    largest = 0
+    for step in steps(trace, 0, stop):
+        if stream_prefill and streams_whole_layers(step, trace.n_experts):
+            return trace.n_experts
+        largest = max(largest, *map(len, step.accesses))
+    return largest
 
 
 class Recorded:
@@ -209,6 +215,7 @@ class Window:
     policy: str
     capacity: Capacity
     largest: int
+    stream_prefill: bool
 
     def decider(self) -> Decider:
         """The policy, with an empty cache."""
@@ -220,7 +227,8 @@ class Window:
         elif not (capacity.workspace or capacity.everything):
             optimum = optimum_hits(self.path, self.stop, layers, experts, capacity, self.largest)
         return Decider(
-            policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum
+            policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum,
+            stream_prefill=self.stream_prefill,
         )
 
 
@@ -241,9 +249,10 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     policy.check(trace.predicted)
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
-    largest = largest_event(config.trace, stop)
+    stream = engine.prefill == "stream"
+    largest = largest_event(config.trace, stop, stream)
     capacity = capacity_of(policy, config, model, largest)
-    window = Window(config.trace, stop, policy.name, capacity, largest)
+    window = Window(config.trace, stop, policy.name, capacity, largest, stream)
     drawing = Timeline(trace.n_experts) if timeline else None
     replayed = stop <= RECORDED_TOKENS
     slots = window.decider().slots
