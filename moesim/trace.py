@@ -1,7 +1,8 @@
 """Trace: what the router of a model chose for every token, and what predictors foresaw.
 
-The recorded facts that every policy is replayed against; `docs/trace-format.md` describes the file. Rows are tokens in the order in which the
-model ran them. Axes: T tokens, L MoE layers, K experts chosen, E experts of a layer, M experts ranked by a predictor.
+The recorded facts that every policy is replayed against; `docs/trace-format.md` describes the file. Rows are
+tokens in the order in which the model ran them. Axes: T tokens, L MoE layers, K experts chosen, E experts of a
+layer, M experts ranked by a predictor.
 """
 
 import hashlib
@@ -20,7 +21,17 @@ from moesim.trace_metadata import Availability, Request, TraceMetadata, join_met
 from moesim.trace_validation import check_shapes, check_values
 
 __all__ = [
-    "DECODE", "PREFILL", "Availability", "Prediction", "Request", "Trace", "TraceMetadata", "concatenate", "id_dtype",
+    "DECODE",
+    "PREFILL",
+    "Availability",
+    "ExpertIds",
+    "Prediction",
+    "Request",
+    "Trace",
+    "TraceMetadata",
+    "concatenate",
+    "id_dtype",
+    "save_concatenated",
 ]
 
 PREFILL: Final = 0
@@ -51,14 +62,14 @@ class Prediction:
     """What one predictor ranked for every token and layer, best first."""
 
     ranking: ExpertIds
-    """[T, L, M], same type as `Trace.experts`; a row for a layer that could not be predicted is absent throughout."""
+    """[T, L, M], same type as `Trace.experts`; absent throughout where a layer could not be predicted."""
     scores: NDArray[np.float16] | None = None
     """[T, L, M], the predicted router probability of each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A recorded routing trace. Shapes, types and metadata agree from the start; `validate` checks every value.
+    """A recorded routing trace. Shapes, types and metadata agree from the start; `validate` checks values.
 
     Raises:
         TraceError: an array has the wrong shape or type, or the metadata say otherwise.
@@ -131,7 +142,9 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> "Trace":
-        """Open a trace: the arrays stay on disk, memory-mapped. Header, shapes and metadata are checked, values not.
+        """Open a trace: the arrays stay on disk, memory-mapped.
+
+        Header, shapes and metadata are checked; values are not, see `validate`.
 
         Raises:
             TraceError: the file is not a whole `moesim-trace/1`.
@@ -147,8 +160,8 @@ class Trace:
         Raises:
             TraceError: the file cannot be written.
         """
-        write_file(Path(path), self.metadata.to_json(), {name: [array] for name, array in self.arrays().items()})
-        self.release()
+        parts = {name: [array] for name, array in self.arrays().items()}
+        write_file(Path(path), self.metadata.to_json(), parts, self.release)
 
     def validate(self) -> None:
         """Check every value against the format, in chunks.
@@ -159,9 +172,9 @@ class Trace:
         check_values(self)
 
     def release(self) -> None:
-        """Give the pages that have been read back to the system; the next access reads them from the file again.
+        """Give the pages that have been read back to the system; the next access reads the file again.
 
-        A loop over a trace larger than memory calls it after each chunk. Without effect for a trace in memory.
+        A loop over a trace larger than memory calls it after each chunk. No effect on a trace in memory.
         """
         if self.mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
             self.mapping.madvise(mmap.MADV_DONTNEED)
@@ -228,14 +241,16 @@ def _from_arrays(
 def concatenate(traces: Sequence[Trace], *, renumber: bool = True) -> Trace:
     """One trace after the other, in memory.
 
-    With `renumber`, they are separate recordings: steps and requests of each are counted on from the one before.
-    Without, they are pieces of one recording and keep their numbers, so the slices of a trace join to that trace.
+    With `renumber`, they are separate recordings: steps and requests of each are counted on from the one
+    before. Without, they are pieces of one recording and keep their numbers, so that the slices of a trace
+    join to that trace.
 
     Raises:
         TraceError: nothing to join, or shapes, models, predictors or arrays that differ.
     """
     parts, metadata = joined_parts(traces, renumber=renumber)
-    return _from_arrays({name: np.concatenate(arrays) for name, arrays in parts.items()}, metadata, None, None)
+    arrays = {name: np.concatenate(each) for name, each in parts.items()}
+    return _from_arrays(arrays, metadata, None, None)
 
 
 def save_concatenated(traces: Sequence[Trace], path: Path, *, renumber: bool = True) -> None:
@@ -245,7 +260,12 @@ def save_concatenated(traces: Sequence[Trace], path: Path, *, renumber: bool = T
         TraceError: as `concatenate`; or the file cannot be written.
     """
     parts, metadata = joined_parts(traces, renumber=renumber)
-    write_file(Path(path), metadata.to_json(), parts)
+
+    def release() -> None:
+        for trace in traces:
+            trace.release()
+
+    write_file(Path(path), metadata.to_json(), parts, release)
 
 
 def joined_parts(
@@ -267,7 +287,8 @@ def joined_parts(
         ):
             if one != two:
                 raise TraceError(f"{pair} cannot be concatenated: {name} differ: {one} and {two}")
-    parts: dict[str, list[NDArray[Any]]] = {name: [trace.arrays()[name] for trace in traces] for name in first.arrays()}
+    parts: dict[str, list[NDArray[Any]]]
+    parts = {name: [trace.arrays()[name] for trace in traces] for name in first.arrays()}
     request_offsets = [0] * len(traces)
     if renumber:
         steps, requests = 0, 0

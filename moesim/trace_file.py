@@ -1,13 +1,13 @@
 """Traces on disk: safetensors, read through a memory map and written part by part.
 
-The safetensors library checks the header; the arrays are then views of the mapped file, so a trace larger than
-memory opens at once. Writing streams too: an array may be given as several parts, one after the other.
+The safetensors library checks the header; the arrays are then views of the mapped file, so a trace larger
+than memory opens at once. Writing streams too: an array may be given as several parts, one after the other.
 """
 
 import json
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ def open_file(path: Path) -> TraceFile:
     """Map a safetensors file with a `moesim` metadata entry.
 
     Raises:
-        TraceError: unreadable, empty, truncated, not safetensors, no moesim metadata, an array of a type that no
-            trace has. Nothing of the size that the header claims is allocated.
+        TraceError: unreadable, empty, truncated, not safetensors, no moesim metadata, an array of a type that
+            no trace has. Nothing of the size that the header claims is allocated.
     """
     try:
         with path.open("rb") as file:
@@ -54,7 +54,7 @@ def open_file(path: Path) -> TraceFile:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
     metadata = header.pop("__metadata__", None) or {}
     if METADATA_KEY not in metadata:
-        raise TraceError(f"{path}: a safetensors file, but no trace: its metadata has no key {METADATA_KEY!r}")
+        raise TraceError(f"{path}: safetensors, but no trace: its metadata has no key {METADATA_KEY!r}")
     start = _LENGTH_BYTES + header_bytes
     arrays = {}
     for name, entry in header.items():
@@ -77,14 +77,19 @@ def _check_container(path: Path, size: int) -> None:
     except SafetensorError as error:
         reason = str(error)
     if "IncompleteBuffer" in reason or "incomplete" in reason.lower():
-        raise TraceError(f"{path}: truncated or damaged: its header claims another size than its {size} bytes")
+        raise TraceError(f"{path}: truncated or damaged: the header does not claim the {size} bytes it has")
     raise TraceError(f"{path}: not a safetensors file ({size} bytes): {' '.join(reason.split())}")
 
 
-def write_file(path: Path, metadata: str, arrays: Mapping[str, Sequence[NDArray[Any]]]) -> None:
+def write_file(
+    path: Path,
+    metadata: str,
+    arrays: Mapping[str, Sequence[NDArray[Any]]],
+    after_chunk: Callable[[], object] = lambda: None,
+) -> None:
     """Write a trace atomically. Each array is given as parts that follow each other along the first axis.
 
-    The same contents give the same bytes, whatever the parts.
+    The same contents give the same bytes, whatever the parts. `after_chunk` may release what was read.
 
     Raises:
         TraceError: the file cannot be written; nothing is left behind.
@@ -107,7 +112,8 @@ def write_file(path: Path, metadata: str, arrays: Mapping[str, Sequence[NDArray[
             for part in arrays[name]:
                 for rows in chunks(len(part), part[:1].nbytes):
                     chunk = np.ascontiguousarray(part[rows], part.dtype.newbyteorder("<"))
-                    file.write(memoryview(chunk).cast("B"))
+                    file.write(chunk.data)
+                    after_chunk()
 
 
 def _dtype_name(dtype: np.dtype[Any]) -> str:

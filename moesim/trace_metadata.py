@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from moesim.errors import TraceError, nearest
 
 FORMAT = "moesim-trace/1"
+_TEXTS = ("name", "dataset", "tokenizer", "recorder", "recorder_version", "licence", "source", "notes")
 
 Decoding = Literal["teacher-forced", "greedy", "sampled", "unknown"]
 
@@ -147,8 +148,8 @@ def first_error(error: ValidationError, model: type[BaseModel]) -> str:
 def join_metadata(parts: Sequence[TraceMetadata], request_offsets: Sequence[int]) -> TraceMetadata:
     """The metadata of a concatenation of traces with one routing shape.
 
-    Fields in which the parts agree stay; texts that differ are joined with '; ', decodings become unknown, and
-    provenances are listed under 'concatenated'. Requests are shifted by their part's offset.
+    Fields in which the parts agree stay; texts that differ are joined with '; ', decodings become unknown,
+    and provenances are listed under 'concatenated'. Requests are shifted by their part's offset.
 
     Raises:
         TraceError: two parts say different things about one request.
@@ -165,8 +166,9 @@ def join_metadata(parts: Sequence[TraceMetadata], request_offsets: Sequence[int]
                 )
     texts = {
         key: "; ".join(dict.fromkeys(getattr(part, key) for part in parts))
-        for key in ("name", "dataset", "tokenizer", "recorder", "recorder_version", "licence", "source", "notes")
+        for key in _TEXTS
     }
+    decoding = first.decoding if all(part.decoding == first.decoding for part in parts) else "unknown"
     synthetic = any(part.synthetic for part in parts)
     if synthetic and not texts["name"].startswith("synthetic"):
         texts["name"] = f"synthetic in part: {texts['name']}"
@@ -176,7 +178,7 @@ def join_metadata(parts: Sequence[TraceMetadata], request_offsets: Sequence[int]
     return first.model_copy(
         update={
             **texts,
-            "decoding": first.decoding if all(part.decoding == first.decoding for part in parts) else "unknown",
+            "decoding": decoding,
             "synthetic": synthetic,
             "requests": list(requests.values()),
             "provenance": provenance,

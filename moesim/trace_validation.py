@@ -1,4 +1,4 @@
-"""The rules of `moesim-trace/1`, each checked and each reported with array, index, value and rule in one line."""
+"""The rules of `moesim-trace/1`: what breaks one is named in one line, with array, index, value and rule."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ def check_shapes(trace: "Trace") -> None:
     if experts.dtype not in (np.uint8, np.uint16):
         raise TraceError(f"{where}: experts has type {experts.dtype}: expert ids are uint8 or uint16")
     if experts.ndim != 3 or 0 in experts.shape:
-        raise TraceError(f"{where}: experts has shape {experts.shape}: it is [tokens, layers, top-k], none of them 0")
+        raise TraceError(f"{where}: experts has shape {experts.shape}: it is [tokens, layers, top-k], none 0")
     for axis, name in ((1, "layers"), (2, "top_k")):
         if experts.shape[axis] != getattr(metadata, name):
             raise TraceError(
@@ -29,7 +29,7 @@ def check_shapes(trace: "Trace") -> None:
             )
     if metadata.experts > trace.absent:
         raise TraceError(
-            f"{where}: metadata.experts = {metadata.experts}: {experts.dtype} ids hold at most {trace.absent} experts"
+            f"{where}: metadata.experts = {metadata.experts}: {experts.dtype} ids hold at most {trace.absent}"
         )
     tokens, layers, _ = experts.shape
     expected: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
@@ -44,8 +44,8 @@ def check_shapes(trace: "Trace") -> None:
         ranked = prediction.ranking.shape[-1] if prediction.ranking.ndim == 3 else 0
         if not 1 <= ranked <= metadata.experts:
             raise TraceError(
-                f"{where}: predicted.{name} has shape {prediction.ranking.shape}: it is [tokens, layers, ranked] "
-                f"with 1 to {metadata.experts} experts ranked"
+                f"{where}: predicted.{name} has shape {prediction.ranking.shape}: it is [tokens, layers, "
+                f"ranked], with 1 to {metadata.experts} ranked"
             )
         expected[f"predicted.{name}"] = (experts.dtype, (tokens, layers, ranked))
         expected[f"predicted.{name}.scores"] = (np.dtype(np.float16), (tokens, layers, ranked))
@@ -56,7 +56,9 @@ def check_shapes(trace: "Trace") -> None:
         if array.dtype != dtype:
             raise TraceError(f"{where}: {name} has type {array.dtype}: it is {dtype}")
         if array.shape != shape:
-            raise TraceError(f"{where}: {name} has shape {array.shape}: beside experts {experts.shape} it is {shape}")
+            raise TraceError(
+                f"{where}: {name} has shape {array.shape}: beside experts {experts.shape} it is {shape}"
+            )
     for name in sorted(set(trace.predicted) ^ set(metadata.predictors)):
         if name in trace.predicted:
             raise TraceError(f"{where}: predicted.{name}: metadata.predictors does not list {name!r}")
@@ -102,7 +104,7 @@ def check_values(trace: "Trace") -> None:
     for each in metadata.requests:
         if each.request not in seen.requests:
             raise TraceError(
-                f"{trace.label}: metadata.requests lists request {each.request}: array request does not hold it"
+                f"{trace.label}: metadata.requests lists request {each.request}: the array request lacks it"
             )
 
 
@@ -122,11 +124,11 @@ def _check_ids(trace: "Trace", name: str, ids: NDArray[Any], first: int) -> None
     """Expert ids: below the number of experts or absent, no gap before a present one, none twice."""
     absent = trace.absent
     outside = (ids >= trace.n_experts) & (ids != absent)
-    _refuse(trace, name, ids, outside, first, f"expert ids are below {trace.n_experts}, {absent} means absent")
+    rule = f"expert ids are below {trace.n_experts}, {absent} means absent"
+    _refuse(trace, name, ids, outside, first, rule)
     after_gap = (ids[..., 1:] != absent) & (ids[..., :-1] == absent)
-    _refuse(
-        trace, name, ids[..., :-1], after_gap, first, "absent values come last in a row: an expert follows this one"
-    )
+    rule = "absent values come last in a row: an expert follows this one"
+    _refuse(trace, name, ids[..., :-1], after_gap, first, rule)
     ordered = np.sort(ids, axis=-1)
     twice = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] != absent)
     if twice.any():
@@ -134,13 +136,16 @@ def _check_ids(trace: "Trace", name: str, ids: NDArray[Any], first: int) -> None
         row = ids[token, layer].tolist()
         slot = next(k for k in range(len(row)) if row[k] != absent and row[k] in row[:k])
         index = [first + token, layer, slot]
-        raise TraceError(f"{trace.label}: {name}{index} = {row[slot]}: a token's experts differ, it repeats slot "
-                         f"{row.index(row[slot])}")
+        raise TraceError(
+            f"{trace.label}: {name}{index} = {row[slot]}: the experts of a row differ, this one repeats slot "
+            f"{row.index(row[slot])}"
+        )
 
 
 def _check_scores(trace: "Trace", name: str, scores: NDArray[Any], ids: NDArray[Any], first: int) -> None:
     """Weights or scores of ids: finite, not negative, heaviest first, 0 where the id is absent."""
-    _refuse(trace, name, scores, ~(np.isfinite(scores) & (scores >= 0)), first, "it is finite and not negative")
+    unreal = ~(np.isfinite(scores) & (scores >= 0))
+    _refuse(trace, name, scores, unreal, first, "it is finite and not negative")
     _refuse(trace, name, scores, (ids == trace.absent) & (scores != 0), first, "an absent expert has 0")
     rising = np.zeros(scores.shape, np.bool_)
     rising[..., 1:] = scores[..., 1:] > scores[..., :-1]
@@ -170,8 +175,8 @@ class _Positions:
         if broken.size:
             row = int(broken.min())
             raise TraceError(
-                f"{self._label}: position[{first + row}] = {position[row]}: positions of request {request[row]} "
-                f"increase, and this one comes after {int(before[np.flatnonzero(order == row)[0]])}"
+                f"{self._label}: position[{first + row}] = {position[row]}: the positions of request "
+                f"{request[row]} increase, this one follows {int(before[np.flatnonzero(order == row)[0]])}"
             )
         ends = np.concatenate([starts[1:], [len(owner)]]) - 1
         self._last.update(zip(owner[ends].tolist(), place[ends].tolist(), strict=True))
