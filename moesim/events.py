@@ -5,6 +5,7 @@ that chose it. Rows of the trace are read in blocks, so that memory does not gro
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from moesim.trace import DECODE, PREFILL, Trace
 
-__all__ = ["DECODE", "PREFILL", "NEVER", "Step", "UseList", "steps"]
+__all__ = ["DECODE", "NEVER", "PREFILL", "Step", "UseList", "steps"]
 
 NEVER = 1 << 62
 """The number of an event that does not come."""
@@ -69,7 +70,7 @@ class Step:
         if self.tokens == 1:
             return self.accesses[layer][::-1]
         mass = self.mass(layer)
-        return sorted(reversed(self.accesses[layer]), key=mass.__getitem__)
+        return sorted(self.accesses[layer], key=mass.__getitem__, reverse=True)[::-1]
 
     def mass(self, layer: int) -> dict[int, float]:
         """Gate weight of each distinct expert, summed over tokens; one per choice where none was recorded."""
@@ -116,17 +117,13 @@ def steps(trace: Trace, start: int = 0, stop: int | None = None) -> Iterator[Ste
     row = start
     while row < end:
         block_end = min(end, row + BLOCK_TOKENS)
-        number = np.asarray(trace.step[row:block_end])
-        while block_end < end and trace.step[block_end] == number[-1]:  # a step is never torn
-            block_end = min(end, block_end + BLOCK_TOKENS)
-            number = np.asarray(trace.step[row:block_end])
-        cuts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
-        if block_end < end and len(cuts) > 2 and trace.step[block_end] == number[-1]:
-            cuts.pop()
-        chosen: list[Any] = trace.experts[row : row + cuts[-1]].tolist()
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        while block_end < end and trace.step[block_end] == trace.step[block_end - 1]:
+            block_end += 1  # a step is never torn
+        starts = np.flatnonzero(np.diff(trace.step[row:block_end])) + 1
+        chosen: list[Any] = trace.experts[row:block_end].tolist()
+        for first, last in pairwise([0, *starts.tolist(), block_end - row]):
             yield Step(trace, slice(row + first, row + last), chosen[first:last])
-        row += cuts[-1]
+        row = block_end
         trace.release()
 
 

@@ -132,7 +132,8 @@ class SimulatedStream:
     def _start(self, operation: Operation, now: int) -> int:
         """Fill in a kernel group's instants; returns how long it holds the stream."""
         run, prepared = operation.run, operation.prepared
-        assert run is not None and prepared is not None
+        assert run is not None
+        assert prepared is not None
         if self._waited:
             run.waits, self._waited = self._waited, []
         duration = prepared.duration_ns
