@@ -1,8 +1,8 @@
 """Trace: what the router of a model chose for every token, and what predictors foresaw.
 
 The recorded facts that every policy is replayed against; `docs/trace-format.md` describes the file. Rows are
-tokens in the order in which the model ran them. Axes: T tokens, L MoE layers, K experts chosen, E experts of a
-layer, M experts ranked by a predictor.
+tokens in the order in which the model ran them. Axes: T tokens, L MoE layers, K experts chosen, E experts of
+a layer, M experts ranked by a predictor.
 """
 
 import hashlib

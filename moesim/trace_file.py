@@ -43,10 +43,11 @@ def open_file(path: Path) -> TraceFile:
             no trace has. Nothing of the size that the header claims is allocated.
     """
     try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise TraceError(f"{path}: not a plain file: a trace is memory-mapped")
         with path.open("rb") as file:
-            size = file.seek(0, 2)
             _check_container(path, size)
-            file.seek(0)
             header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             header = json.loads(file.read(header_bytes))
             mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
