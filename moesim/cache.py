@@ -57,11 +57,20 @@ class ExpertCache:
     """Slots, residents, pins and the order of eviction.
 
     Experts are numbered `layer * experts + expert`. `slots` is the capacity; a rule with `bypass` may exceed it
-    during an event, in `staging` further slots, and is trimmed after it.
+    during an event, in `staging` further slots, and is trimmed after it. A workspace, which is emptied after every
+    event, keeps no order (`ordered=False`) and never has a victim.
     """
 
     def __init__(
-        self, slots: int, evict: Evict, layers: int, experts: int, *, first_slot: int = 0, staging: int = 0
+        self,
+        slots: int,
+        evict: Evict,
+        layers: int,
+        experts: int,
+        *,
+        first_slot: int = 0,
+        staging: int = 0,
+        ordered: bool = True,
     ) -> None:
         self.slots = slots
         self.slot_of: dict[int, int] = {}
@@ -70,6 +79,7 @@ class ExpertCache:
         self._layers = layers
         self._experts = experts
         self._free = deque(range(first_slot, first_slot + slots + staging))
+        self._ordered = ordered
         self._by_layer = evict.by_layer_distance
         self._orders = [LazyHeap() for _ in range(layers if self._by_layer else 1)]
 
@@ -79,12 +89,13 @@ class ExpertCache:
     def rekey(self, changed: Iterable[tuple[int, Key]]) -> None:
         """Keys that a hook changed; experts that are not resident here are passed over."""
         for expert, key in changed:
-            if expert in self.slot_of:
+            if self._ordered and expert in self.slot_of:
                 self._order(expert).put(expert, key)
 
     def set_key(self, expert: int, key: Key) -> None:
         """A resident expert's new key."""
-        self._order(expert).put(expert, key)
+        if self._ordered:
+            self._order(expert).put(expert, key)
 
     def victim(self, layer: int) -> int | None:
         """Who leaves next while `layer` runs; None if everything is pinned."""
@@ -112,12 +123,14 @@ class ExpertCache:
     def insert(self, expert: int, slot: int, key: Key) -> None:
         """Put an expert into a slot that `take_slot` gave."""
         self.slot_of[expert] = slot
-        self._order(expert).put(expert, key)
+        if self._ordered:
+            self._order(expert).put(expert, key)
 
     def drop(self, expert: int) -> None:
         """Empty an expert's slot."""
         self._free.append(self.slot_of.pop(expert))
-        self._order(expert).remove(expert)
+        if self._ordered:
+            self._order(expert).remove(expert)
         self._evict.on_evict(expert)
 
     def trim(self, layer: int) -> list[int]:

@@ -115,6 +115,7 @@ class Decider:
                 ExpertCache(
                     capacity.slots, evict, layers, experts,
                     first_slot=number * (capacity.slots + staging), staging=staging,
+                    ordered=not capacity.workspace,
                 )
             )
         self.slots = len(pools) * (capacity.slots + staging)

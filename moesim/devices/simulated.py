@@ -81,6 +81,7 @@ class SimulatedStream:
 
     def _run(self) -> Generator[Any, None, None]:
         environment, queue, engine = self._environment, self._queue, self._device.engine
+        timeout = environment.timeout
         while True:
             if not queue:
                 if engine.owner is self:
@@ -89,32 +90,30 @@ class SimulatedStream:
                 yield self._wake
                 continue
             operation = queue.popleft()
-            what = operation.what
-            if operation.first_ns > environment.now:
+            now = environment.now
+            if operation.first_ns > now:
                 if engine.owner is self:
                     engine.release()
-                yield environment.timeout(operation.first_ns - environment.now)
+                yield timeout(operation.first_ns - now)
+                now = operation.first_ns
+            what = operation.what
             if what == COPY:
                 if engine.owner is not self:
                     if engine.owner is not None:
                         turn = environment.event()
                         engine.waiting.append((self, turn))
                         yield turn
+                        now = environment.now
                     engine.owner = self
-                start = environment.now
-                end = self._device.copy_end_ns(operation, start)
-                yield environment.timeout(end - start)
-                engine.last_end_ns = end
-                engine.busy_ns += end - start
-                self._device.draw_copy(operation, start, end)
+                yield timeout(self._burst(operation, now) - now)
             elif what == LAUNCH:
                 if engine.owner is self:
                     engine.release()
-                yield environment.timeout(self._start(operation, environment.now))
+                yield timeout(self._start(operation, now))
             elif what == RECORD:
                 event = operation.event
                 assert event is not None
-                event.completed_ns = environment.now
+                event.completed_ns = now
                 if event.signal is not None:
                     event.signal.succeed()
             else:
@@ -128,6 +127,21 @@ class SimulatedStream:
                     if event.signal is None:
                         event.signal = environment.event()
                     yield event.signal
+
+    def _burst(self, operation: Operation, start: int) -> int:
+        """Serve a copy and those that queue ready behind it, which the engine would not leave; returns their end."""
+        queue, device = self._queue, self._device
+        engine, begin = device.engine, start
+        idle = engine.last_end_ns < start
+        while True:
+            end = device.copy_end_ns(operation, start, idle)
+            device.draw_copy(operation, start, end)
+            if not queue or queue[0].what != COPY or queue[0].first_ns > end:
+                break
+            operation, start, idle = queue.popleft(), end, False
+        engine.last_end_ns = end
+        engine.busy_ns += end - begin
+        return end
 
     def _start(self, operation: Operation, now: int) -> int:
         """Fill in a kernel group's instants; returns how long it holds the stream."""
@@ -235,9 +249,8 @@ class SimulatedGPU:
         """How long the copy engine has been at work."""
         return self.engine.busy_ns
 
-    def copy_end_ns(self, operation: Operation, start: int) -> int:
-        """When a copy that starts now ends."""
-        idle = self.engine.last_end_ns < start
+    def copy_end_ns(self, operation: Operation, start: int, idle: bool) -> int:
+        """When a copy that starts now ends, on an engine that was idle or comes from another copy."""
         if operation.last_ns <= start:
             return start + self._copy_ns + (self._hardware.copy_start_up_ns if idle else 0)
         # The host is still enqueueing pieces: each starts when it is there, after a start-up if it came too late.
