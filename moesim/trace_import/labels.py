@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import moesim
 from moesim.errors import TraceError
 from moesim.trace import Request, TraceMetadata, id_dtype
-from moesim.trace_metadata import Decoding
+from moesim.trace_metadata import first_error
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Labels:
     """Experts of a layer; by default one more than the largest id."""
     dataset: str | None = None
     tokenizer: str | None = None
-    decoding: Decoding | None = None
+    decoding: str | None = None
     licence: str | None = None
     source: str | None = None
     notes: str | None = None
@@ -60,25 +62,22 @@ class Labels:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
 
-        return TraceMetadata(
-            name=self.name or path.name.split(".")[0] or "imported",
-            model=label("model"),
-            layers=len(moe_layers),
-            experts=experts,
-            top_k=top_k,
-            moe_layers=list(moe_layers),
-            dataset=label("dataset"),
-            tokenizer=label("tokenizer"),
-            decoding=label("decoding"),
-            recorder=known.get("recorder", "unknown"),
-            recorder_version=known.get("recorder_version", "unknown"),
-            licence=label("licence"),
-            source=label("source"),
-            requests=list(requests),
-            notes=" ".join(filter(None, [notes, self.notes])),
-            provenance={
-                "imported": {
-                    "kind": kind, "file": path.name, "sha256": digest, "by": f"moesim {moesim.__version__}"
-                },
-            },
-        )
+        values = {
+            "name": self.name or path.name.split(".")[0] or "imported",
+            **{field: label(field) for field in ("model", "dataset", "tokenizer", "decoding", "licence", "source")},
+            "layers": len(moe_layers),
+            "experts": experts,
+            "top_k": top_k,
+            "moe_layers": list(moe_layers),
+            "recorder": known.get("recorder", "unknown"),
+            "recorder_version": known.get("recorder_version", "unknown"),
+            "requests": list(requests),
+            "notes": " ".join(filter(None, [notes, self.notes])),
+            "provenance": {"imported": {
+                "kind": kind, "file": path.name, "sha256": digest, "by": f"moesim {moesim.__version__}",
+            }},
+        }
+        try:
+            return TraceMetadata.model_validate(values)
+        except ValidationError as error:
+            raise TraceError(f"{path}: {first_error(error, TraceMetadata)}") from None
