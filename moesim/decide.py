@@ -165,6 +165,7 @@ class Decider:
         needs_true_ids = policy.route.reads_router(step, layer) and not (self.capacity.everything or streamed)
         decision = Decision(layer, [], [], needs_true_ids or (bool(horizon) and not streamed), needs_true_ids)
         self._classify(decision, step, accesses, missing)
+        self._seen.update(accesses)
         fetches = not missing or policy.on_miss.fetches(step, layer)
         if not fetches:
             decision.stood_in = missing
@@ -221,7 +222,6 @@ class Decider:
         optimum = self._optimum[self._event] if self._optimum is not None else ()
         for expert in missing:
             if expert not in self._seen:
-                self._seen.add(expert)  # "first access ever", whatever stood in for it
                 reason = COMPULSORY
             elif predicted is not None and expert not in predicted:
                 reason = PREFETCH
@@ -279,26 +279,26 @@ class Decider:
         for ahead in horizon:
             pool, evict, base = self._pool_of[ahead], self._evict_of[ahead], ahead * self.experts
             pinned_for = self._pinned_for[ahead]
-            for local in everyone or self.policy.prefetch.wanted(step, ahead):
-                expert = base + local
+            wanted = [base + local for local in everyone or self.policy.prefetch.wanted(step, ahead)]
+            # Residents are pinned before the first victim is chosen, so no entry of the list evicts another.
+            pinned_for.update(wanted)
+            pool.pinned.update(wanted)
+            for expert in wanted:
                 if expert in pool.slot_of:
                     key = evict.on_select(expert)
                     if key is not None:
                         pool.set_key(expert, key)
-                else:
-                    taken = pool.take_slot(decision.layer)
-                    if taken is None:
-                        decision.prefetch_dropped += 1
-                        continue
-                    slot, displaced = taken
-                    if displaced is not None:
-                        self._evicted_in_pass[displaced] = self._pass
-                    pool.insert(expert, slot, evict.on_prefetch(expert))
-                    self._seen.add(expert)
-                    self._foreseen[ahead].add(expert)
-                    decision.prefetch.append(Copy(expert, slot, displaced))
-                pool.pinned.add(expert)
-                pinned_for.add(expert)
+                    continue
+                taken = pool.take_slot(decision.layer)
+                if taken is None:
+                    decision.prefetch_dropped += 1
+                    continue
+                slot, displaced = taken
+                if displaced is not None:
+                    self._evicted_in_pass[displaced] = self._pass
+                pool.insert(expert, slot, evict.on_prefetch(expert))
+                self._foreseen[ahead].add(expert)
+                decision.prefetch.append(Copy(expert, slot, displaced))
 
 
 def streams_whole_layers(step: Step, experts: int) -> bool:

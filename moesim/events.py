@@ -4,7 +4,7 @@ An *event* is one layer of one step. An *access* is one distinct expert of an ev
 that chose it. Rows of the trace are read in blocks, so that memory does not grow with the trace.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -127,18 +127,30 @@ def steps(trace: Trace, start: int = 0, stop: int | None = None) -> Iterator[Ste
         trace.release()
 
 
+def true_accesses(step: Step, layer: int) -> Sequence[int]:
+    """What the router chose."""
+    return step.accesses[layer]
+
+
 class UseList:
-    """When each expert is used: the knowledge of an oracle.
+    """When each expert is used: the knowledge of an oracle. `accesses` says what a policy's events access.
 
     Events are numbered from 0: `step * layers + layer`, with steps counted from the start of the window.
     """
 
-    def __init__(self, window: Sequence[Step] | Iterable[Step], layers: int, experts: int) -> None:
+    def __init__(
+        self,
+        window: Iterable[Step],
+        layers: int,
+        experts: int,
+        accesses: Callable[[Step, int], Sequence[int]] = true_accesses,
+    ) -> None:
         owners: list[NDArray[np.int32]] = []
         events: list[NDArray[np.int32]] = []
         number = 0
         for step in window:
-            for layer, accessed in enumerate(step.accesses):
+            for layer in range(layers):
+                accessed = accesses(step, layer)
                 owners.append(np.asarray(accessed, dtype=np.int32) + layer * experts)
                 events.append(np.full(len(accessed), number, dtype=np.int32))
                 number += 1

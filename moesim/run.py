@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from heapq import nlargest
 from pathlib import Path
 from typing import Literal
 
@@ -126,14 +127,14 @@ def window_end(path: Path, decode_tokens: int | None) -> int:
     return trace.tokens
 
 
-def capacity_of(policy: Policy, config: RunConfig, model: ModelSpec, largest_event: int) -> Capacity:
+def capacity_of(policy: Policy, config: RunConfig, model: ModelSpec, largest: tuple[int, int]) -> Capacity:
     """The slots of a run (the house's section 7). Raises ConfigError when they cannot hold one token's experts."""
     layers, experts = len(model.moe_layers), model.experts
     fraction = {"none": 0.0, "all": 1.0, "any": config.cache_fraction}[policy.spec.cache]
     if policy.spec.cache == "all":
         return Capacity(layers * experts, everything=True)
     if fraction == 0.0:
-        return Capacity(2 * largest_event, workspace=True)
+        return Capacity(sum(largest), workspace=True)
     # Written as a decimal, a fraction times a whole number must not lose a slot to binary rounding.
     slots = int(fraction * layers * experts + 1e-9)
     if config.per_layer:
@@ -158,36 +159,33 @@ def check_shape(trace: Trace, model: ModelSpec, path: Path) -> None:
 
 
 @lru_cache(maxsize=32)
-def optimum_hits(
-    path: Path, stop: int, layers: int, experts: int, capacity: Capacity, largest: int
-) -> list[tuple[int, ...]]:
-    """Per event, which experts (numbered within the layer) offline-optimal eviction at this capacity hits."""
-    trace = load_trace(path)
-    decider = Decider(
-        parse("belady"), layers, experts, capacity, largest_event=largest,
-        future=UseList(steps(trace, 0, stop), layers, experts),
-    )
+def optimum_hits(window: "Window") -> list[tuple[int, ...]]:
+    """Per event, which of the window's accesses (by number within the layer) offline-optimal eviction hits."""
+    trace = load_trace(window.path)
+    layers, experts = trace.layers, trace.n_experts
+    decider = window.decider()
     hits = []
-    for step in steps(trace, 0, stop):
+    for step in steps(trace, 0, window.stop):
         decider.begin(step)
         for layer in range(layers):
             decision = decider.decide(step, layer)
             missed = {copy.expert for wave in decision.waves for copy in wave.demand}
-            hits.append(tuple(e for e in step.accesses[layer] if layer * experts + e not in missed))
+            accesses = decider.policy.route.accesses(step, layer)
+            hits.append(tuple(e for e in accesses if layer * experts + e not in missed))
             decider.finish(layer)
     return hits
 
 
 @lru_cache(maxsize=8)
-def largest_event(path: Path, stop: int, stream_prefill: bool) -> int:
-    """The most experts that any event of the window has copied: a whole layer where one is streamed."""
+def largest_events(path: Path, stop: int, stream_prefill: bool) -> tuple[int, int]:
+    """How many experts the two largest events of the window have copied: whole layers where these are streamed."""
     trace = load_trace(path)
-    largest = 0
+    largest = [0, 0]
     for step in steps(trace, 0, stop):
         if stream_prefill and streams_whole_layers(step, trace.n_experts):
-            return trace.n_experts
-        largest = max(largest, *map(len, step.accesses))
-    return largest
+            return trace.n_experts, trace.n_experts
+        largest = nlargest(2, [*largest, *map(len, step.accesses)])
+    return largest[0], largest[1]
 
 
 class Recorded:
@@ -224,9 +222,10 @@ class Window:
         layers, experts, capacity = trace.layers, trace.n_experts, self.capacity
         future = optimum = None
         if policy.oracle:
-            future = UseList(steps(trace, 0, self.stop), layers, experts)
+            future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
         elif not (capacity.workspace or capacity.everything):
-            optimum = optimum_hits(self.path, self.stop, layers, experts, capacity, self.largest)
+            bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False)
+            optimum = optimum_hits(bound)
         return Decider(
             policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum,
             stream_prefill=self.stream_prefill,
@@ -264,9 +263,9 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
     stream = engine.prefill == "stream"
-    largest = largest_event(config.trace, stop, stream)
+    largest = largest_events(config.trace, stop, stream)
     capacity = capacity_of(policy, config, model, largest)
-    window = Window(config.trace, stop, policy.name, capacity, largest, stream)
+    window = Window(config.trace, stop, policy.name, capacity, largest[0], stream)
     drawing = Timeline(trace.n_experts) if timeline else None
     replayed = stop <= RECORDED_TOKENS
     slots = window.decider().slots

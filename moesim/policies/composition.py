@@ -7,6 +7,7 @@
     belady[bypass]                           a flag: bypass=true
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -52,6 +53,8 @@ class Policy:
     prefetch: Prefetch
     on_miss: OnMiss
     evictions: tuple[str, tuple[tuple[str, Any], ...]]
+    route_text: str
+    """The routing rule as text, for composing a bound on the same accesses."""
 
     @property
     def lossless(self) -> bool:
@@ -141,7 +144,13 @@ def parse(text: str) -> Policy:
         prefetch=cast(Prefetch, made["prefetch"]),
         on_miss=cast(OnMiss, made["on_miss"]),
         evictions=(evict, tuple(sorted(evict_arguments.items()))),
+        route_text=_as_text(*given["route"]),
     )
+
+
+def _as_text(rule: str, arguments: dict[str, Any]) -> str:
+    inside = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(arguments.items()))
+    return f"{rule}[{inside}]" if inside else rule
 
 
 def _values(role: str, rule: str, arguments: dict[str, str], text: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     decode:  nothing is fetched on a miss; the default vector d_{l,e} is added instead
     prefill: missing experts are fetched, since prefill routes truly under every policy
 
-Nothing predicts layer 0, so with a cold cache it never gets an expert. `layer0=fetch` loads that layer on demand,
-as the paper's engine does when it speculates.
+Nothing predicts layer 0, so it is loaded on demand, as it is when this paper's engine speculates; with
+`layer0=default-vector` it executes what is resident like every other layer.
 """
 
 from moesim.errors import ConfigError
@@ -19,7 +19,7 @@ class DefaultVector(OnMiss):
 
     lossless = False
 
-    def __init__(self, layer0: str = "default-vector") -> None:
+    def __init__(self, layer0: str = "fetch") -> None:
         if layer0 not in ("default-vector", "fetch"):
             raise ConfigError(f"policy: resident-execute[layer0={layer0}]: known: default-vector, fetch")
         self.layer0 = layer0
