@@ -280,15 +280,16 @@ class Decider:
             pool, evict, base = self._pool_of[ahead], self._evict_of[ahead], ahead * self.experts
             pinned_for = self._pinned_for[ahead]
             wanted = [base + local for local in everyone or self.policy.prefetch.wanted(step, ahead)]
-            # Residents are pinned before the first victim is chosen, so no entry of the list evicts another.
+            # Residents come first, so that no entry of the list evicts another.
             pinned_for.update(wanted)
             pool.pinned.update(wanted)
-            for expert in wanted:
+            absent = [expert for expert in wanted if expert not in pool.slot_of]
+            for expert in wanted if len(absent) < len(wanted) else ():
                 if expert in pool.slot_of:
                     key = evict.on_select(expert)
                     if key is not None:
                         pool.set_key(expert, key)
-                    continue
+            for expert in absent:
                 taken = pool.take_slot(decision.layer)
                 if taken is None:
                     decision.prefetch_dropped += 1
