@@ -25,7 +25,7 @@ BUSIEST = 0.1
 """Skew is the share of all selections that falls on this share of a layer's experts."""
 PREDICTOR = "synthetic"
 _ROUNDS = 12
-_CURVE_TOKENS = 4096
+_CURVE_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,7 @@ def _fit(spec: SyntheticSpec) -> tuple[NDArray[Any], Reached]:
     """Draw until the drawn trace has the wanted statistics."""
     curve = _SkewCurve(spec)
     aim_busiest, aim_overlap = spec.busiest, spec.overlap
+    keep_before = -1.0
     best: tuple[float, NDArray[Any], Reached] | None = None
     for _ in range(_ROUNDS):
         exponent = curve.exponent(aim_busiest)
@@ -159,8 +160,10 @@ def _fit(spec: SyntheticSpec) -> tuple[NDArray[Any], Reached]:
         miss = max(abs(reached.overlap - spec.overlap), abs(reached.busiest - spec.busiest))
         if best is None or miss < best[0]:
             best = miss, experts, reached
-        if miss <= TOLERANCE / 2:
+        at_an_end = keep in (0.0, 1.0) and keep == keep_before
+        if miss <= TOLERANCE / 2 or (at_an_end and abs(reached.busiest - spec.busiest) <= TOLERANCE / 2):
             break
+        keep_before = keep
         aim_busiest = float(np.clip(aim_busiest + spec.busiest - reached.busiest, 0.0, 1.0))
         aim_overlap = float(np.clip(aim_overlap + spec.overlap - reached.overlap, 0.0, 1.0))
     assert best is not None
@@ -175,33 +178,28 @@ def _fit(spec: SyntheticSpec) -> tuple[NDArray[Any], Reached]:
 
 
 class _SkewCurve:
-    """Busiest share and chance overlap as functions of the exponent, for independent tokens of one layer."""
+    """Busiest share and chance overlap by exponent, for independent tokens of one layer: a table to aim with."""
 
     def __init__(self, spec: SyntheticSpec) -> None:
-        generator = np.random.default_rng([spec.seed, 1])
-        self._spec = spec
-        self._times = generator.standard_exponential((_CURVE_TOKENS, spec.experts))
-        self._rank = np.arange(1.0, spec.experts + 1)
-
-    def _inclusion(self, exponent: float) -> NDArray[np.float64]:
-        """[E]: the share of tokens that choose each expert, by rank of popularity."""
-        arrival = self._times * self._rank**exponent
-        chosen = np.argpartition(arrival, self._spec.top_k - 1, axis=1)[:, : self._spec.top_k]
-        return np.bincount(chosen.ravel(), minlength=self._spec.experts) / _CURVE_TOKENS
+        times = np.random.default_rng([spec.seed, 1]).standard_exponential((_CURVE_TOKENS, spec.experts))
+        rank = np.arange(1.0, spec.experts + 1)
+        self._exponents = np.concatenate([[0.0], np.geomspace(0.03, 32.0, 48)])
+        shares, overlaps = [], []
+        for exponent in self._exponents:
+            chosen = np.argpartition(times * rank**exponent, spec.top_k - 1, axis=1)[:, : spec.top_k]
+            inclusion = np.bincount(chosen.ravel(), minlength=spec.experts) / _CURVE_TOKENS
+            shares.append(inclusion[: spec.busiest_experts].sum() / spec.top_k)
+            overlaps.append((inclusion**2).sum() / spec.top_k)
+        self._shares = np.maximum.accumulate(shares)
+        self._overlaps = np.array(overlaps)
 
     def exponent(self, busiest: float) -> float:
         """The exponent whose busiest tenth takes the share `busiest`."""
-        low, high = 0.0, 32.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            share = self._inclusion(middle)[: self._spec.busiest_experts].sum() / self._spec.top_k
-            low, high = (middle, high) if share < busiest else (low, middle)
-        return (low + high) / 2
+        return float(np.interp(busiest, self._shares, self._exponents))
 
     def overlap_by_chance(self, exponent: float) -> float:
         """Share of a token's experts that an independent token also chooses."""
-        inclusion = self._inclusion(exponent)
-        return float((inclusion**2).sum() / self._spec.top_k)
+        return float(np.interp(exponent, self._exponents, self._overlaps))
 
 
 def _draw(spec: SyntheticSpec, exponent: float, keep: float) -> NDArray[Any]:

@@ -88,11 +88,11 @@ def _parse(path: Path, number: int, line: bytes) -> tuple[list[int], list[int]]:
     for pair in pairs:
         if not isinstance(pair, list) or [type(n) for n in pair] != [int, int] or not all(0 <= n < 65535 for n in pair):
             raise TraceError(f"{path}, line {number}: {str(pair)[:40]}: a pair is [layer, expert], both 0 to 65534")
+    for before, pair in pairwise(pairs):
+        if pair[0] < before[0]:
+            raise TraceError(f"{path}, line {number}: {pair} after {before}: pairs come in the order of the layers")
     sizes = {layer: len(list(group)) for layer, group in groupby(pair[0] for pair in pairs)}
-    layers = list(sizes)
-    if sum(sizes.values()) != len(pairs) or any(late <= early for early, late in pairwise(layers)):
-        raise TraceError(f"{path}, line {number}: layers {layers[:8]}...: pairs come in the order of the layers")
     if len(set(sizes.values())) != 1:
         raise TraceError(f"{path}, line {number}: {min(sizes.values())} to {max(sizes.values())} experts per layer: "
                          "every layer has as many")
-    return layers, [pair[1] for pair in pairs]
+    return list(sizes), [pair[1] for pair in pairs]

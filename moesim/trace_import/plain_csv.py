@@ -37,7 +37,7 @@ def _batches(path: Path) -> Iterator[Rows]:
             path,
             read_options=arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
             parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False),
-            convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=True),
+            convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
         )
         for batch in reader:
             lines = np.arange(line, line + len(batch), dtype=np.int64)
