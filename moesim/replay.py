@@ -124,6 +124,7 @@ class Replay:
         """Per layer of the model: its place among the MoE layers, or -1 for a dense one."""
         self._last_layer = len(model.moe_layers) - 1
         self._experts_per_layer = model.experts
+        self._expert_bytes = model.expert_bytes
         # When the content of a slot has arrived, and which kernel, counted from 1, read it last.
         self._arrival: list[Event | None] = [None] * slots
         self._read_by = [0] * slots
@@ -218,7 +219,7 @@ class Replay:
             if self._read_by[copy.slot] > self._complete:  # write after read
                 device.wait(device.copies, device.record(device.compute))
                 self._complete = self._launched
-            enqueued = device.copy(device.copies, copy.expert, copy.slot)
+            enqueued = device.copy(device.copies, copy.expert, copy.slot, self._expert_bytes)
             self._copies += 1
             issued = enqueued if issued is None else issued
             group.append(copy.slot)

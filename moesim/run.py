@@ -273,7 +273,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> Tally:
         decisions: Decisions = Recorded(recorded_decisions(window)) if replayed else window.decider()
         tally = Tally(config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
-        device = SimulatedGPU(hardware, engine, model.expert_bytes, drawn)
+        device = SimulatedGPU(hardware, engine, drawn)
         device.run(
             Replay(
                 steps(trace, 0, stop), decisions, device, model, engine, slots, tally.observe,

@@ -34,8 +34,8 @@ def engine(mode="eager", copies_per_expert=1):
     )
 
 
-def gpu(figures=None, *, expert_bytes=100, **engine_options):
-    return SimulatedGPU(figures or Figures(), engine(**engine_options), expert_bytes)
+def gpu(figures=None, **engine_options):
+    return SimulatedGPU(figures or Figures(), engine(**engine_options))
 
 
 def kernel(device, duration_ns, launches=1, kind="attention"):
@@ -53,7 +53,7 @@ def test_a_copy_pays_the_start_up_only_when_the_engine_was_idle():
 
     def program():
         for expert in range(3):
-            device.copy(device.copies, expert, expert)
+            device.copy(device.copies, expert, expert, 100)
             done.append(device.record(device.copies))
         yield from device.read_back(done[-1])
 
@@ -65,11 +65,11 @@ def test_a_copy_pays_the_start_up_only_when_the_engine_was_idle():
 def test_eight_queued_copies_take_what_was_measured_on_an_h200():
     """1,409 us for eight queued 9.4 MB copies: 15 us once, 2.7 us each, 54.9 GB/s (docs/hardware-profiles.md)."""
     figures = Figures(54.9e9, copy_start_up_ns=15_000, copy_descriptor_ns=2_700, enqueue_copy_ns=0)
-    device, done = gpu(figures, expert_bytes=9_437_184), []
+    device, done = gpu(figures), []
 
     def program():
         for expert in range(8):
-            device.copy(device.copies, expert, expert)
+            device.copy(device.copies, expert, expert, 9_437_184)
         done.append(device.record(device.copies))
         yield from device.read_back(done[0])
 
@@ -81,7 +81,7 @@ def test_pieces_that_the_host_enqueues_too_slowly_find_the_engine_idle_again():
     device, done = gpu(Figures(enqueue_copy_ns=200), copies_per_expert=2), []
 
     def program():
-        device.copy(device.copies, 0, 0)
+        device.copy(device.copies, 0, 0, 100)
         done.append(device.record(device.copies))
         yield from device.read_back(done[0])
 
@@ -95,11 +95,11 @@ def test_the_engine_stays_on_a_stream_until_nothing_there_is_ready():
     done = {}
 
     def program():
-        device.copy(device.copies, 0, 0)  # enqueued at 3
+        device.copy(device.copies, 0, 0, 100)  # enqueued at 3
         done["first"] = device.record(device.copies)
-        device.copy(other, 1, 1)  # at 6
+        device.copy(other, 1, 1, 100)  # at 6
         done["other"] = device.record(other)
-        device.copy(device.copies, 2, 2)  # at 9, before the first has ended
+        device.copy(device.copies, 2, 2, 100)  # at 9, before the first has ended
         done["second"] = device.record(device.copies)
         yield from device.read_back(done["other"])
 
@@ -116,12 +116,12 @@ def test_a_stream_that_runs_dry_gives_the_engine_away():
     done = {}
 
     def program():
-        device.copy(device.copies, 0, 0)
-        device.copy(other, 1, 1)
+        device.copy(device.copies, 0, 0, 100)
+        device.copy(other, 1, 1, 100)
         done["other"] = device.record(other)
         first = device.record(device.copies)
         yield from device.read_back(first)  # at 115 + 7
-        device.copy(device.copies, 2, 2)
+        device.copy(device.copies, 2, 2, 100)
         done["late"] = device.record(device.copies)
         yield from device.read_back(done["late"])
 
@@ -134,9 +134,9 @@ def test_a_kernel_waits_for_its_copy_and_not_for_the_one_behind_it():
     device, runs = gpu(), []
 
     def program():
-        issued = device.copy(device.copies, 0, 0)
+        issued = device.copy(device.copies, 0, 0, 100)
         first = device.record(device.copies, issued)
-        device.copy(device.copies, 1, 1)
+        device.copy(device.copies, 1, 1, 100)
         device.wait(device.compute, first)
         runs.append(device.launch(device.compute, kernel(device, 30, kind="experts")))
         yield from device.read_back(device.record(device.compute))
@@ -179,7 +179,7 @@ def test_read_back_costs_host_time_from_the_end_of_the_kernel_or_from_the_call_i
         instants.append((yield from device.read_back(device.record(device.compute))))
         event = device.record(device.compute)
         for expert in range(20):  # keeps the host busy for 60 ns
-            device.copy(device.copies, expert, expert)
+            device.copy(device.copies, expert, expert, 100)
         instants.append((yield from device.read_back(event)))
 
     play(device, program())

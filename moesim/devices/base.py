@@ -83,7 +83,7 @@ class Device(Protocol):
     def launch(self, stream: Stream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         """Enqueue kernels that read the experts in `slots`."""
 
-    def copy(self, stream: Stream, expert: int, slot: int) -> int:
+    def copy(self, stream: Stream, expert: int, slot: int, size_bytes: int) -> int:
         """Enqueue the copy of one expert into a slot; returns when the host had enqueued its first piece."""
 
     def record(self, stream: Stream, issued_ns: int | None = None) -> Event:

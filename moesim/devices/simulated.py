@@ -15,6 +15,8 @@ and its bytes at the link's rate.
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from math import floor
 from typing import Any
 
 import simpy
@@ -39,6 +41,8 @@ class Operation:
     run: KernelRun | None = None
     prepared: Prepared | None = None
     expert: int = -1
+    pieces_ns: tuple[int, ...] = ()
+    """On the wire, without the start-up: one per piece of a copy."""
 
 
 class CopyEngine:
@@ -163,9 +167,7 @@ class SimulatedStream:
 class SimulatedGPU:
     """A GPU, its host thread and its link in one SimPy environment. Implements `moesim.devices.base.Device`."""
 
-    def __init__(
-        self, hardware: Hardware, engine: EngineSpec, expert_bytes: int, timeline: Timeline | None = None
-    ) -> None:
+    def __init__(self, hardware: Hardware, engine: EngineSpec, timeline: Timeline | None = None) -> None:
         self.environment = simpy.Environment(initial_time=0)
         self.engine = CopyEngine()
         self.host_now_ns = 0
@@ -176,13 +178,7 @@ class SimulatedGPU:
         self._mode = engine.mode
         self._timeline = timeline
         self._pieces = engine.copies_per_expert
-        rate = hardware.link_bytes_per_s
-        sizes = [
-            expert_bytes * (piece + 1) // self._pieces - expert_bytes * piece // self._pieces
-            for piece in range(self._pieces)
-        ]
-        self._piece_ns = [hardware.copy_descriptor_ns + round(size * 1_000_000_000 / rate) for size in sizes]
-        self._copy_ns = sum(self._piece_ns)
+        self._pieces_ns: dict[int, tuple[int, ...]] = {}
         self.compute = SimulatedStream(self, "compute")
         self.copies = SimulatedStream(self, "copies")
 
@@ -210,14 +206,26 @@ class SimulatedGPU:
             self._timeline.add("host", f"launch {prepared.name}", begin, last, prepared.layer)
         return run
 
-    def copy(self, stream: SimulatedStream, expert: int, slot: int) -> int:
+    def copy(self, stream: SimulatedStream, expert: int, slot: int, size_bytes: int) -> int:
         begin = self.host_now_ns
         first = begin + self._hardware.enqueue_copy_ns
         self.host_now_ns = last = begin + self._pieces * self._hardware.enqueue_copy_ns
-        stream.push(Operation(COPY, first, last, expert=expert))
+        pieces = self._pieces_ns.get(size_bytes) or self._cut(size_bytes)
+        stream.push(Operation(COPY, first, last, expert=expert, pieces_ns=pieces))
         if self._timeline is not None:
             self._timeline.add("host", "enqueue copy", begin, last, expert=expert)
         return first
+
+    def _cut(self, size_bytes: int) -> tuple[int, ...]:
+        """How long each piece of a copy takes on the wire, rounded half up."""
+        ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
+        rate = self._hardware.link_bytes_per_s
+        pieces = tuple(
+            self._hardware.copy_descriptor_ns + floor((end - start) * 1_000_000_000 / rate + 0.5)
+            for start, end in pairwise(ends)
+        )
+        self._pieces_ns[size_bytes] = pieces
+        return pieces
 
     def record(self, stream: SimulatedStream, issued_ns: int | None = None) -> Event:
         self.host_now_ns += self._hardware.record_event_ns
@@ -252,10 +260,10 @@ class SimulatedGPU:
     def copy_end_ns(self, operation: Operation, start: int, idle: bool) -> int:
         """When a copy that starts now ends, on an engine that was idle or comes from another copy."""
         if operation.last_ns <= start:
-            return start + self._copy_ns + (self._hardware.copy_start_up_ns if idle else 0)
+            return start + sum(operation.pieces_ns) + (self._hardware.copy_start_up_ns if idle else 0)
         # The host is still enqueueing pieces: each starts when it is there, after a start-up if it came too late.
         end, available = start, operation.first_ns
-        for piece_ns in self._piece_ns:
+        for piece_ns in operation.pieces_ns:
             idle = idle or available > end
             end = max(end, available) + piece_ns + (self._hardware.copy_start_up_ns if idle else 0)
             idle, available = False, available + self._hardware.enqueue_copy_ns
