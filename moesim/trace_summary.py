@@ -80,7 +80,7 @@ def _add_statistics(summary: dict[str, Any], trace: Trace, rows: int) -> None:
         "overlap_shuffled": _mean(shuffled_overlap(experts)),
         "busiest_tenth_share": _mean(busiest_share(experts, trace.n_experts)),
         "lru_hit_rate_at_quarter": (
-            _mean(lru_hit_rate(experts, trace.n_experts, quarter)) if quarter >= trace.top_k else None
+            _mean(lru_hit_rate(experts, trace.n_experts, quarter)) if quarter else None
         ),
     }
     for name, prediction in trace.predicted.items():
