@@ -86,6 +86,19 @@ def test_a_slot_without_a_row_is_absent(tmp_path):
     assert trace.n_experts == 4
 
 
+def test_tokens_may_use_different_layers(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain_jsonl, "_BATCH_ROWS", 1)  # so that no batch knows all layers
+    rows = [(0, 0, 7, 0, 3), (1, 1, 4, 0, 2), (2, 2, 9, 0, 1), (2, 2, 9, 1, 0)]
+    write_jsonl(tmp_path / "a.jsonl", [
+        {"step": step, "request": 0, "position": position, "phase": 1, "layer": layer, "slot": slot, "expert": expert}
+        for step, position, layer, slot, expert in rows
+    ])
+    trace = import_trace(tmp_path / "a.jsonl")
+    assert trace.metadata.moe_layers == [4, 7, 9]
+    gone = [255, 255]
+    assert trace.experts.tolist() == [[gone, [3, 255], gone], [[2, 255], gone, gone], [gone, gone, [1, 0]]]
+
+
 def test_phases_may_be_words(tmp_path):
     for name, text in (
         ("a.csv", f"{HEADER}\n0,0,0,prefill,0,0,1\n1,0,1,decode,0,0,1\n"),

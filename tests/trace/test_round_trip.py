@@ -73,6 +73,12 @@ def test_loaded_arrays_are_views_of_the_file_and_cannot_be_written(tmp_path):
         assert not array.flags.writeable
 
 
+def test_arrays_are_aligned_in_the_file(tmp_path):
+    example(tokens=13, layers=1, top_k=1, scores=True).save(tmp_path / "a.safetensors")  # odd numbers of bytes
+    for name, array in Trace.load(tmp_path / "a.safetensors").arrays().items():
+        assert array.flags.aligned, name
+
+
 def test_released_pages_read_the_same_again(tmp_path):
     full_example().save(tmp_path / "a.safetensors")
     loaded = Trace.load(tmp_path / "a.safetensors")

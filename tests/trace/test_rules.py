@@ -88,6 +88,14 @@ def test_an_expert_twice_in_a_row_is_named(name):
     assert message.endswith("repeats slot 0")
 
 
+def test_equal_weights_are_allowed_and_the_least_rise_is_not():
+    trace = whole()
+    heaviest = trace.weights[3, 2, 0]
+    changed(trace, "weights", (3, 2, 1), heaviest).validate()
+    above = np.nextafter(heaviest, np.float16(1))
+    assert refusal(changed(trace, "weights", (3, 2, 1), above)).startswith(f"example: weights[3, 2, 1] = {above}")
+
+
 @pytest.mark.usefixtures("chunk_bytes")
 def test_a_request_that_only_the_metadata_know_is_named():
     trace = whole()
