@@ -29,6 +29,8 @@ def shape_from_config(path: Path) -> dict[str, Any]:
         shape = ARCHITECTURES[kind](config)
     except KeyError as error:
         raise ConfigError(f"{path}: {error.args[0]} is missing, which a {kind} config has") from None
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ConfigError(f"{path}: a field of this {kind} config has a value of the wrong kind: {error}") from None
     name = str(config.get("_name_or_path") or path.parent.name or kind).rsplit("/", 1)[-1].lower()
     return {"name": name, "source": f"config.json of {name}", **shape}
 

@@ -1,8 +1,8 @@
 """Measured kernel times, and what lies between them.
 
-A row holds for one kernel, number of experts, execution mode and context; between rows times are interpolated
-linearly in tokens and in context, which is exact where a kernel is bound by memory. Outside the measured range nothing
-is guessed: the caller falls back to the roofline, which is marked.
+A row holds for one kernel, execution mode, number of experts and of tokens. Between rows that differ in bytes alone
+(context, expert size) times are interpolated linearly, which is exact where a kernel is bound by memory. Outside the
+measured range nothing is guessed: the caller falls back to the roofline, which is marked.
 """
 
 from bisect import bisect_left
@@ -23,13 +23,10 @@ class KernelRow(BaseModel):
 
     kernel: str
     mode: Literal["eager", "graph"]
-    model: str
-    """Whose shape was measured."""
     hbm_bytes: int = Field(ge=0)
-    """Bytes of the kernel's work: what tells one shape from another."""
+    """Bytes of the kernel's work (`moesim.model.Kernel`)."""
     experts: int = Field(ge=0)
     tokens: int = Field(ge=1)
-    context_tokens: int = Field(ge=0)
     ns: float = Field(gt=0)
     low_ns: float = Field(gt=0)
     high_ns: float = Field(gt=0)

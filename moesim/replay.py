@@ -52,19 +52,19 @@ class _Kernels:
     engine: EngineSpec
     ready: dict[tuple[Any, ...], Prepared] = field(default_factory=dict)
 
-    def attention(self, layer: int, tokens: int, context_tokens: int) -> Prepared:
-        key = ("attention", layer, tokens, context_tokens)
+    def attention(self, layer: int, tokens: int, context_tokens: int, sequences: int) -> Prepared:
+        key = ("attention", layer, tokens, context_tokens, sequences)
         if key not in self.ready:
-            kernel = self.model.attention_kernel(tokens, context_tokens)
+            kernel = self.model.attention_kernel(tokens, context_tokens, sequences)
             self.ready[key] = self.device.prepare(
                 "attention", "attention", layer, kernel, self.engine.launched("attention")
             )
         return self.ready[key]
 
-    def dense_layer(self, layer: int, tokens: int, context_tokens: int) -> Prepared:
-        key = ("dense layer", layer, tokens, context_tokens)
+    def dense_layer(self, layer: int, tokens: int, context_tokens: int, sequences: int) -> Prepared:
+        key = ("dense layer", layer, tokens, context_tokens, sequences)
         if key not in self.ready:
-            kernel = self.model.dense_layer_kernel(tokens, context_tokens)
+            kernel = self.model.dense_layer_kernel(tokens, context_tokens, sequences)
             self.ready[key] = self.device.prepare(
                 "dense layer", "attention", layer, kernel, self.engine.launched("attention")
             )
@@ -162,7 +162,7 @@ class Replay:
 
     def _step(self, step: Step) -> Generator[Any, None, tuple[int, list[Decision]]]:
         device, kernels, decisions = self._device, self._kernels, self._decisions
-        tokens = step.tokens
+        tokens, sequences = step.tokens, len(step.requests)
         context = step.context_tokens
         if self._context_tokens is not None and step.phase == DECODE:
             context = self._context_tokens
@@ -170,9 +170,9 @@ class Replay:
         made = []
         for number, layer in enumerate(self._plan):
             if layer < 0:
-                device.launch(device.compute, kernels.dense_layer(number, tokens, context))
+                device.launch(device.compute, kernels.dense_layer(number, tokens, context, sequences))
                 continue
-            device.launch(device.compute, kernels.attention(layer, tokens, context))
+            device.launch(device.compute, kernels.attention(layer, tokens, context, sequences))
             device.launch(device.compute, kernels.router(layer, tokens))
             decision = decisions.decide(step, layer)
             ids_known = self._engine.read_back == "overlapped" and not decision.needs_true_ids
@@ -193,7 +193,7 @@ class Replay:
                 self._copy(decision.prefetch, reused and layer + 1 == self._last_layer, foreseen=True)
             decisions.finish(layer)
             made.append(decision)
-        device.launch(device.compute, kernels.head(len(step.requests)))
+        device.launch(device.compute, kernels.head(sequences))
         end = yield from self._read_ids()
         return end, made
 

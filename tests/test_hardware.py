@@ -1,0 +1,102 @@
+"""Hardware profiles: ranges, sources, overrides, and kernel times measured or from the roofline."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesim.catalogue import names
+from moesim.errors import InputError
+from moesim.hardware import FIGURES, HardwareSpec
+from moesim.kernel_table import KernelRow, KernelTable
+from moesim.model import Kernel, ModelSpec
+
+
+def kernel(hbm_bytes=1_000_000, flops=0, name="experts", experts=8, tokens=8):
+    return Kernel(name, flops, hbm_bytes, experts, tokens, 0)
+
+
+@pytest.mark.parametrize("name", names("hardware"))
+def test_every_figure_has_a_source_and_the_fast_end_is_never_slower(name):
+    spec = HardwareSpec.load(name)
+    assert set(spec.figures) == set(FIGURES)
+    assert all(len(quantity.source) > 20 for quantity in spec.figures.values())
+    fast, centre, slow = (spec.at(end) for end in ("fast", "centre", "slow"))
+    work = ModelSpec.load("qwen3-30b-a3b").experts_kernel(8, 8)
+    assert fast.link_bytes_per_s >= centre.link_bytes_per_s >= slow.link_bytes_per_s
+    assert fast.kernel_ns(work, "eager", 6) <= centre.kernel_ns(work, "eager", 6) <= slow.kernel_ns(work, "eager", 6)
+    assert fast.read_back_ns <= centre.read_back_ns <= slow.read_back_ns
+
+
+def test_roofline_by_hand():
+    hardware = HardwareSpec.load("rtx-a6000").at("centre")
+    # 8 experts of 9,437,184 bytes at 0.75 x 768 GB/s
+    assert hardware.kernel_ns(kernel(8 * 9_437_184), "eager", 1) == 131_072
+    # 1e9 operations at 0.6 x 154.8 TFLOP/s
+    assert hardware.kernel_ns(kernel(1, flops=10**9), "eager", 1) == 10_767
+    # never shorter than its launches
+    assert hardware.kernel_ns(kernel(1), "eager", 7) == 21_000
+    assert hardware.kernel_source(kernel(), "eager") == "roofline"
+
+
+def test_an_override_sets_a_figure_without_a_range():
+    spec = HardwareSpec.load("rtx-a6000").override({"link_bytes_per_s": 32e9, "read_back_ns": 0})
+    assert {spec.at(end).link_bytes_per_s for end in ("fast", "centre", "slow")} == {32e9}
+    assert spec.at("slow").read_back_ns == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("link_bytes_per_s", -1, "must be more than 0"), ("link_bytes_per_s", 0, "must be more than 0"),
+        ("read_back_ns", -5, "must not be negative"), ("hbm_share", 1.5, "a share is at most 1"),
+        ("link_bytes_per_s", float("nan"), "not a finite number"), ("link_bytes_per_s", float("inf"), "not a finite"),
+        ("link_byte_per_s", 1, "did you mean link_bytes_per_s"),
+    ],
+)
+def test_a_figure_that_no_machine_has_is_refused(name, value, rule):
+    with pytest.raises(InputError, match=rule):
+        HardwareSpec.load("rtx-a6000").override({name: value})
+
+
+def rows(points, **more):
+    return [
+        KernelRow(
+            **{"kernel": "experts", "mode": "graph", "experts": 8, "tokens": 8} | more, hbm_bytes=size, ns=time,
+            low_ns=time * 0.9, high_ns=time * 1.1,
+        )
+        for size, time in points
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 10**9), st.floats(1, 1e9)), min_size=1, max_size=6, unique_by=lambda p: p[0]),
+    st.integers(1, 10**9),
+)
+def test_a_table_is_exact_at_its_points_between_them_in_between_and_silent_outside(points, size):
+    table = KernelTable(rows(points))
+    points = sorted(points)
+    for measured, time in points:
+        assert table.look_up(kernel(measured), "graph") == pytest.approx(time)
+    got = table.look_up(kernel(size), "graph")
+    if not points[0][0] <= size <= points[-1][0]:
+        assert got is None
+        return
+    left = max(p for p in points if p[0] <= size)
+    right = min(p for p in points if p[0] >= size)
+    assert min(left[1], right[1]) * (1 - 1e-9) <= got <= max(left[1], right[1]) * (1 + 1e-9)
+
+
+def test_a_row_holds_for_its_own_kernel_mode_experts_and_tokens_only():
+    table = KernelTable(rows([(100, 5.0), (200, 9.0)]))
+    assert table.look_up(kernel(150), "graph") == 7.0
+    assert table.look_up(kernel(150), "eager") is None
+    assert table.look_up(kernel(150, experts=4), "graph") is None
+    assert table.look_up(kernel(150, tokens=4), "graph") is None
+    assert table.look_up(kernel(150, name="router"), "graph") is None
+
+
+def test_measured_times_come_before_the_roofline():
+    spec = HardwareSpec.load("h200").model_copy(update={"kernels": rows([(10**6, 4000.0), (2 * 10**6, 8000.0)])})
+    assert spec.at("centre").kernel_ns(kernel(1_500_000), "graph", 9) == 6000
+    assert spec.at("slow").kernel_ns(kernel(1_000_000), "graph", 9) == 4400
+    assert spec.at("centre").kernel_source(kernel(1_500_000), "graph") == "measured"
