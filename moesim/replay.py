@@ -47,7 +47,7 @@ class StepOutcome:
 class _Kernels:
     """Kernel groups by their arguments, made ready once."""
 
-    device: Device
+    device: Device[Any]
     model: ModelSpec
     engine: EngineSpec
     ready: dict[tuple[Any, ...], Prepared] = field(default_factory=dict)
@@ -105,7 +105,7 @@ class Replay:
         self,
         window: Iterable[Step],
         decisions: Decisions,
-        device: Device,
+        device: Device[Any],
         model: ModelSpec,
         engine: EngineSpec,
         slots: int,

@@ -123,7 +123,7 @@ def window_end(path: Path, decode_tokens: int | None) -> int:
         if step.phase == DECODE:
             decoded += step.tokens
             if decoded >= decode_tokens:
-                return step.rows.stop
+                return int(step.rows.stop)
     return trace.tokens
 
 

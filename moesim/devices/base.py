@@ -7,7 +7,7 @@ nanoseconds since the start of the run and are filled in as the work completes.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from moesim.model import Kernel
 
@@ -56,17 +56,15 @@ class Prepared:
     launches: int
 
 
-class Stream(Protocol):
-    """An in-order queue of work on the GPU."""
-
-    name: str
+StreamType = TypeVar("StreamType")
+"""A device's own kind of stream: an in-order queue of work on the GPU."""
 
 
-class Device(Protocol):
+class Device(Protocol[StreamType]):
     """One GPU, its host thread and the link between them."""
 
-    compute: Stream
-    copies: Stream
+    compute: StreamType
+    copies: StreamType
 
     runs: list[KernelRun]
     """Kernels in order of launch, since the loop last cleared it at the end of a step."""
@@ -80,16 +78,16 @@ class Device(Protocol):
     def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
         """Make a kernel group ready to launch."""
 
-    def launch(self, stream: Stream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
+    def launch(self, stream: StreamType, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         """Enqueue kernels that read the experts in `slots`."""
 
-    def copy(self, stream: Stream, expert: int, slot: int, size_bytes: int) -> int:
+    def copy(self, stream: StreamType, expert: int, slot: int, size_bytes: int) -> int:
         """Enqueue the copy of one expert into a slot; returns when the host had enqueued its first piece."""
 
-    def record(self, stream: Stream, issued_ns: int | None = None) -> Event:
+    def record(self, stream: StreamType, issued_ns: int | None = None) -> Event:
         """Enqueue a record: the event completes when everything enqueued before it has."""
 
-    def wait(self, stream: Stream, event: Event) -> None:
+    def wait(self, stream: StreamType, event: Event) -> None:
         """Make what is enqueued from now on wait for an event of another stream."""
 
     def read_back(self, event: Event) -> Generator[Any, None, int]:

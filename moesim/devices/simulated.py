@@ -94,7 +94,7 @@ class SimulatedStream:
                 yield self._wake
                 continue
             operation = queue.popleft()
-            now = environment.now
+            now = int(environment.now)
             if operation.first_ns > now:
                 if engine.owner is self:
                     engine.release()
@@ -107,7 +107,7 @@ class SimulatedStream:
                         turn = environment.event()
                         engine.waiting.append((self, turn))
                         yield turn
-                        now = environment.now
+                        now = int(environment.now)
                     engine.owner = self
                 yield timeout(self._burst(operation, now) - now)
             elif what == LAUNCH:
