@@ -49,12 +49,14 @@ Where the description leaves something open, this is how it is read here:
     wave, which the first wave flushes, and evict one of the first.
 20. left-first: an expert is left if its layer is smaller than the present one. Experts of the present layer are not
     left. The order is stale before current, left before the rest, then last access.
-21. Stale: last accessed or selected in an earlier step.
+21. Stale: last accessed or selected in an earlier step. Since a selection refreshes recency too (5.), the flag says
+    nothing new under the last-access key: that variant is lru in which selections count as accesses.
 22. A step is a pass: its number is what collisions and staleness compare.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -214,7 +216,9 @@ def simulate(
                 uses.setdefault((event.layer, expert), []).append((number, position))
 
     def next_use(key: Key, now: tuple[int, int]) -> tuple[float, int]:
-        return next((later for later in uses.get(key, ()) if later > now), (NEVER, 0))
+        moments = uses.get(key, [])
+        following = bisect_right(moments, now)
+        return moments[following] if following < len(moments) else (NEVER, 0)
 
     def rank(key: Key, now: tuple[int, int]) -> tuple[float, ...]:
         """Smallest goes first."""

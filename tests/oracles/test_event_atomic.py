@@ -234,6 +234,24 @@ def test_a_full_pool_drops_prefetches():
     assert replay.reasons() == {"compulsory": 3}
 
 
+def test_lfu_holds_an_unused_prefetch_for_the_least_used():
+    # (1, 1) was prefetched in vain; (0, 0) and (1, 0) have one access each
+    events = [Event(0, 0, (0,)), Event(0, 1, (0,), predicted=(1,)), Event(1, 0, (1,))]
+    assert simulate(events, 3, "lfu", "prefetch-and-refetch").victims == [Victim(2, 1, 1, "demand")]
+
+
+def test_demand_spares_what_is_pinned_while_it_can():
+    # (1, 0) has the smallest count, but its layer runs now, so (0, 0) goes
+    events = [Event(0, 0, (0,)), Event(0, 1, (1,), predicted=(0,))]
+    assert simulate(events, 2, "lfu", "prefetch-and-refetch").victims == [Victim(1, 0, 0, "demand")]
+    # two misses in two slots: now the pin yields
+    events = [Event(0, 0, (0,)), Event(0, 1, (1, 2), predicted=(0,))]
+    assert simulate(events, 2, "lfu", "prefetch-and-refetch").victims == [
+        Victim(1, 0, 0, "demand"),
+        Victim(1, 1, 0, "demand"),
+    ]
+
+
 def test_a_workspace_of_two_events_drops_what_wrong_prefetches_displace():
     # Layer 1's two guesses are wrong and stay pinned while its two true experts are fetched: none of the four slots is
     # free for layer 2.
