@@ -23,7 +23,7 @@ MODELS = {"olmoe": olmoe, "qwen3": qwen3}
 RANKED = 7
 
 
-@pytest.fixture(params=MODELS)
+@pytest.fixture(params=MODELS, scope="module")
 def model(request: pytest.FixtureRequest) -> Any:
     return MODELS[request.param]()
 
@@ -36,7 +36,7 @@ def sequences() -> list[TokenSequence]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def recorded(model: Any) -> tuple[Any, list[MoeLayer], torch.Tensor, Recording]:
     layers = find_moe_layers(model)
     fitting = [torch.randint(0, VOCABULARY, (3, 40), generator=torch.Generator().manual_seed(1))]
