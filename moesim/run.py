@@ -176,15 +176,23 @@ def optimum_hits(window: "Window") -> list[tuple[int, ...]]:
     return hits
 
 
-@lru_cache(maxsize=8)
-def largest_events(path: Path, stop: int, stream_prefill: bool) -> tuple[int, int]:
-    """How many experts the two largest events of the window have copied: whole layers where these are streamed."""
-    trace = load_trace(path)
+@lru_cache(maxsize=32)
+def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> tuple[int, int]:
+    """How many experts the two largest events of the window bring together.
+
+    That is what the event accesses and what was foreseen for it, right or wrong; a whole layer where one is streamed.
+    """
+    trace, composed = load_trace(path), parse(policy)
+    route, prefetch = composed.route, composed.prefetch
     largest = [0, 0]
     for step in steps(trace, 0, stop):
         if stream_prefill and streams_whole_layers(step, trace.n_experts):
             return trace.n_experts, trace.n_experts
-        largest = nlargest(2, [*largest, *map(len, step.accesses)])
+        for layer in range(trace.layers):
+            brought = set(route.accesses(step, layer))
+            if prefetch.predicts(step, layer):
+                brought.update(prefetch.wanted(step, layer))
+            largest = nlargest(2, [*largest, len(brought)])
     return largest[0], largest[1]
 
 
@@ -263,7 +271,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
     stream = engine.prefill == "stream"
-    largest = largest_events(config.trace, stop, stream)
+    largest = largest_events(config.trace, stop, stream, policy.name)
     capacity = capacity_of(policy, config, model, largest)
     window = Window(config.trace, stop, policy.name, capacity, largest[0], stream)
     drawing = Timeline(trace.n_experts) if timeline else None
