@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help="a built corpus (default: WORK/corpus)")
     parser.add_argument("--out", type=Path, default=Path("traces"), help="where the traces go")
     parser.add_argument("--seconds", type=float, help="wall clock of training (default: the shape's own)")
+    parser.add_argument("--steps", type=int, help="stop training after so many steps, if they come first")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     corpus_folder = arguments.corpus or arguments.work / "corpus"
@@ -32,7 +33,8 @@ def main() -> None:
         text = corpus.Corpus.load(corpus_folder)
         shape = SHAPES[arguments.name](text.description["vocabulary"])
         if "train" in arguments.stages:
-            stages.train_stage(shape, text, folder, arguments.device, arguments.seconds or shape.seconds)
+            seconds = arguments.seconds or shape.seconds
+            stages.train_stage(shape, text, folder, arguments.device, seconds, arguments.steps)
         if "record" in arguments.stages:
             stages.record_stage(shape, text, folder, arguments.device)
     if "write" in arguments.stages:

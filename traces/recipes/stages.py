@@ -32,7 +32,9 @@ SCORED_KINDS = ("prose", "c", "german")
 SCORED_PROMPT_TOKENS, SCORED_DECODE_TOKENS = 32, 64
 
 
-def train_stage(shape: Shape, corpus: Corpus, folder: Path, device: str, seconds: float) -> None:
+def train_stage(
+    shape: Shape, corpus: Corpus, folder: Path, device: str, seconds: float, most_steps: int | None = None
+) -> None:
     """Train the shape's model; leaves its weights and `training.json` in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     model = build_model(shape, device)
@@ -42,6 +44,7 @@ def train_stage(shape: Shape, corpus: Corpus, folder: Path, device: str, seconds
         layers,
         MixedBatches(corpus.train, shape.sequences_per_step),
         seconds=seconds,
+        most_steps=most_steps,
         peak_learning_rate=shape.peak_learning_rate,
     )
     state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}

@@ -101,9 +101,10 @@ def train(
     batches: MixedBatches,
     *,
     seconds: float,
+    most_steps: int | None = None,
     peak_learning_rate: float,
 ) -> dict[str, Any]:
-    """Train until `seconds` of wall clock have passed; returns what the provenance says about it.
+    """Train until `seconds` of wall clock have passed or `most_steps` are done; returns what the provenance says of it.
 
     Raises:
         FloatingPointError: the loss is no longer a number, or too many gradients are none.
@@ -125,9 +126,9 @@ def train(
     )
     model.train()
     began = time.monotonic()
-    steps, skipped, tokens, elapsed, loss = 0, 0, 0, 0.0, torch.zeros(())
-    while elapsed < seconds:
-        rate = peak_learning_rate * rate_share(elapsed / seconds)
+    steps, skipped, tokens, elapsed, progress, loss = 0, 0, 0, 0.0, 0.0, torch.zeros(())
+    while progress < 1:
+        rate = peak_learning_rate * rate_share(progress)
         for group in optimizer.param_groups:
             group["lr"] = rate
         batch = batches.next().to(device, non_blocking=True)
@@ -155,6 +156,7 @@ def train(
                 raise FloatingPointError(f"training diverged by {line}")
             print(f"{line} rate {rate:.2e} {tokens / (time.monotonic() - began):,.0f} tokens/s", flush=True)
         elapsed = time.monotonic() - began
+        progress = max(elapsed / seconds, steps / most_steps if most_steps else 0.0)
     model.eval()
     return {
         "steps": steps,
