@@ -34,7 +34,7 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     rows: Annotated[
         int, typer.Option(min=0, help="Rows read for the statistics; 0 leaves the statistics out.")
-    ] = 20_000,
+    ] = 5_000,
 ) -> None:
     """Show a trace's shape, requests, predictors, origin and routing statistics."""
     from moesim.trace_summary import print_summary, summarize

@@ -25,7 +25,7 @@ _KNOWN = {
     "licence": "Apache-2.0",
     "source": "https://github.com/AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting",
 }
-_PUBLISHED = {"model": "GPT-OSS-20B", "experts": 32, "decoding": "greedy"}
+_PUBLISHED = {"model": "gpt-oss-20b", "experts": 32, "decoding": "greedy"}
 
 
 def read(path: Path, labels: Labels) -> Trace:

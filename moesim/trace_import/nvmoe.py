@@ -26,9 +26,9 @@ _COMMON = {
 _FOUR_PROMPTS = {"tokens": 1396, "starts": (0, 399, 798, 1197), "kinds": ("chat", "code", "story", "summarize")}
 # what is known about the published files, by the beginning of their names
 _PUBLISHED: dict[str, dict[str, Any]] = {
-    "olmoe-all": {"model": "OLMoE-1B-7B", "experts": 64, "requests": None},
-    "dsv2lite-all": {"model": "DeepSeek-V2-Lite", "experts": 64, "requests": _FOUR_PROMPTS},
-    "gptoss-all": {"model": "GPT-OSS-120B", "experts": 128, "requests": _FOUR_PROMPTS},
+    "olmoe-all": {"model": "olmoe-1b-7b", "experts": 64, "requests": None},
+    "dsv2lite-all": {"model": "deepseek-v2-lite", "experts": 64, "requests": _FOUR_PROMPTS},
+    "gptoss-all": {"model": "gpt-oss-120b", "experts": 128, "requests": _FOUR_PROMPTS},
 }
 _NOTES = "Generated tokens only: positions count them from 0, and the prompts before them were not recorded."
 

@@ -122,12 +122,16 @@ def test_synth_needs_one_whole_shape(tmp_path, arguments):
         run("synth", *arguments, "--overlap", 0.4, "--busiest", 0.3, "--out", tmp_path / "a.safetensors")
 
 
-def test_synth_borrows_the_shape_of_a_model(tmp_path):
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [("mixtral-8x7b", (32, 8, 2)), ("phi-3.5-moe", (32, 16, 2)), ("switch-base-128", (12, 128, 1))],
+)
+def test_synth_borrows_the_shape_of_a_model(tmp_path, model, shape):
     out = tmp_path / "a.safetensors"
-    run("synth", "--model", "olmoe-1b-7b", "--overlap", 0.4, "--busiest", 0.25, "--decode-tokens", 300, "--out", out)
+    run("synth", "--model", model, "--overlap", 0.4, "--busiest", 0.3, "--out", out)
     trace = Trace.load(out)
-    assert (trace.layers, trace.n_experts, trace.top_k) == (16, 64, 8)
-    assert "olmoe-1b-7b" in trace.metadata.name
+    assert (trace.layers, trace.n_experts, trace.top_k) == shape
+    assert trace.metadata.name == f"synthetic-{model}"
 
 
 def test_slice_and_concat_are_inverse(saved, tmp_path):

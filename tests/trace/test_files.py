@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from moesim.atomic_write import atomic_write
@@ -48,6 +52,23 @@ def test_every_truncation_is_refused(tmp_path, contents):
         refusal_of(tmp_path, contents[:length])
     assert refusal_of(tmp_path, contents[:-1]).startswith("truncated or damaged")
     assert refusal_of(tmp_path, b"") == "the file is empty"
+
+
+@given(place=st.integers(0, 2**16), value=st.integers(0, 255))
+@settings(max_examples=300, deadline=None)
+def test_a_changed_byte_is_refused_in_one_line_or_harmless(place, value):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        example(predictors={"residual": (1, 4, True)}).save(path)
+        data = bytearray(path.read_bytes())
+        data[place % len(data)] = value
+        path.write_bytes(data)
+        message = ""
+        try:
+            Trace.load(path).validate()
+        except TraceError as error:
+            message = str(error)
+        assert "\n" not in message
 
 
 def test_foreign_files_are_refused(tmp_path, contents):

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moesim.model import ModelSpec
+from moesim.run import RunConfig, simulate
 from moesim.trace import Trace
 from moesim.trace_import import Labels, import_trace
 from moesim.trace_summary import summarize
@@ -31,6 +33,8 @@ def test_a_real_recording_imports_and_looks_as_published(name, tmp_path):
     assert trace.experts.shape == shape
     assert (trace.experts.dtype, trace.n_experts) == (np.uint8, experts)
     assert not trace.metadata.synthetic
+    model = ModelSpec.load(trace.metadata.model)
+    assert (model.moe_layers, model.experts, model.top_k) == (trace.metadata.moe_layers, experts, shape[2])
     found = summarize(trace, 20_000)["statistics"]
     assert found["overlap_with_previous_token"] == pytest.approx(overlap, abs=tolerance)
     assert found["overlap_shuffled"] == pytest.approx(shuffled, abs=tolerance)
@@ -65,3 +69,17 @@ def test_a_recording_of_another_length_gets_no_marks(tmp_path):
     trace = import_trace(tmp_path / "dsv2lite-all.tokens.jsonl", labels=Labels(name="cut"))
     assert trace.metadata.requests == []
     assert set(trace.request.tolist()) == {0}
+
+
+@pytest.mark.parametrize("policy", ["on-demand", "lru"])
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_recording_replays(name, policy, tmp_path):
+    trace = import_trace(SHARED / name)
+    trace.slice(0, 40).save(tmp_path / "a.safetensors")
+    result = simulate(RunConfig(
+        trace=tmp_path / "a.safetensors", model=trace.metadata.model, hardware="rtx-a6000", policy=policy,
+        cache_fraction=0.25 if policy == "lru" else 0.0, context_tokens=1024, warmup_tokens=8, interval=False,
+    )).row()
+    accesses = 32 * trace.layers * trace.top_k
+    assert result["hits"] + result["misses"] == accesses
+    assert (result["hits"] > 0) == (policy == "lru")
