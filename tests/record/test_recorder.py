@@ -214,8 +214,12 @@ def test_an_expert_that_was_never_chosen_has_a_vector_of_zeros() -> None:
     assert (vectors[counts > 0] != 0).any(-1).all()
 
 
-def test_no_hook_is_left_behind(recorded: tuple[Any, list[MoeLayer], torch.Tensor, Recording]) -> None:
-    for module in recorded[0].modules():
+def test_no_hook_is_left_behind() -> None:
+    model = olmoe()
+    layers = find_moe_layers(model)
+    fit_default_vectors(model, layers, [torch.tensor([[1, 2]])], EXPERTS)
+    record_requests(model, layers, sequences()[-1:])
+    for module in model.modules():
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
 
