@@ -158,7 +158,8 @@ try:
 except TraceError as error:
     print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.startswith(f"{path}: cannot be written: ")
     assert done.stdout.count("\n") == 1
     assert path.read_bytes() == before
