@@ -14,7 +14,8 @@ from pathlib import Path
 
 import simpy
 
-from moesim.run import RunConfig, load_trace, simulate, trace_hash
+from moesim.run import RunConfig, simulate
+from moesim.window import load_trace, recorded_decisions, trace_hash
 
 TRACE = Path(__file__).parents[1] / "traces" / "reference-48x128.safetensors"
 LOOP_EVENTS = 300_000

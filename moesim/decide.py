@@ -10,8 +10,9 @@
 The decision knows no clock, so the simulated and the real GPU execute the same one.
 """
 
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from moesim.cache import ExpertCache
@@ -77,11 +78,28 @@ class Capacity:
     """All experts are resident before the first event (the all-resident bound)."""
 
 
+class OptimumHits:
+    """One flag for every access of a window: does offline-optimal eviction hit it? One byte each."""
+
+    def __init__(self) -> None:
+        self._flags = bytearray()
+        self._start = array("q", [0])
+
+    def add_event(self, flags: Iterable[bool]) -> None:
+        """The next event's accesses, in order of first use."""
+        self._flags.extend(flags)
+        self._start.append(len(self._flags))
+
+    def of_event(self, event: int) -> bytearray:
+        """The flags of an event's accesses."""
+        return self._flags[self._start[event] : self._start[event + 1]]
+
+
 class Decider:
     """A policy, its cache and its memory, run over the events of a window.
 
-    `optimum`, where given, holds for every event the experts that offline-optimal eviction at this capacity would
-    hit, by number within the layer; it tells a policy's misses from those that no eviction could avoid.
+    `optimum`, where given, knows which accesses offline-optimal eviction at this capacity hits; it tells a policy's
+    misses from those that no eviction could avoid.
     With `stream_prefill`, a prefill step that needs most experts has whole layers copied one layer ahead, whatever the
     policy, if two of them fit into the slots (double buffering).
     """
@@ -95,7 +113,7 @@ class Decider:
         *,
         largest_event: int,
         future: UseList | None = None,
-        optimum: Sequence[Sequence[int]] | None = None,
+        optimum: OptimumHits | None = None,
         stream_prefill: bool = False,
     ) -> None:
         self.policy = policy
@@ -219,15 +237,18 @@ class Decider:
         base = layer * self.experts
         prefetch = self.policy.prefetch
         predicted = {base + e for e in prefetch.wanted(step, layer)} if prefetch.predicts(step, layer) else None
-        optimum = self._optimum[self._event] if self._optimum is not None else ()
-        for expert in missing:
+        optimum = self._optimum.of_event(self._event) if self._optimum is not None else b""
+        absent = set(missing)
+        for place, expert in enumerate(accesses):
+            if expert not in absent:
+                continue
             if expert not in self._seen:
                 reason = COMPULSORY
             elif predicted is not None and expert not in predicted:
                 reason = PREFETCH
             elif self._evicted_in_pass.get(expert) == self._pass:
                 reason = COLLISION
-            elif expert - base in optimum:
+            elif optimum and optimum[place]:
                 reason = POLICY
             else:
                 reason = CAPACITY

@@ -4,12 +4,12 @@ An *event* is one layer of one step. An *access* is one distinct expert of an ev
 that chose it. Rows of the trace are read in blocks, so that memory does not grow with the trace.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.trace import DECODE, PREFILL, Trace
 
@@ -145,19 +145,18 @@ class UseList:
         experts: int,
         accesses: Callable[[Step, int], Sequence[int]] = true_accesses,
     ) -> None:
-        owners: list[NDArray[np.int32]] = []
-        events: list[NDArray[np.int32]] = []
+        # One 64-bit key per use, expert before event, sorted in place: memory stays at 12 bytes a use.
+        uses = array("q")
         number = 0
         for step in window:
             for layer in range(layers):
-                accessed = accesses(step, layer)
-                owners.append(np.asarray(accessed, dtype=np.int32) + layer * experts)
-                events.append(np.full(len(accessed), number, dtype=np.int32))
+                base = layer * experts
+                uses.extend((base + expert) << 32 | number for expert in accesses(step, layer))
                 number += 1
-        owner = np.concatenate(owners) if owners else np.empty(0, np.int32)
-        order = np.argsort(owner, kind="stable")
-        self._event = np.concatenate(events)[order] if events else np.empty(0, np.int32)
-        self._start = np.searchsorted(owner[order], np.arange(layers * experts + 1)).tolist()
+        keys = np.frombuffer(uses, dtype=np.int64)
+        keys.sort()
+        self._start = np.searchsorted(keys, np.arange(layers * experts + 1, dtype=np.int64) << 32).tolist()
+        self._event = (keys & 0xFFFFFFFF).astype(np.int32)
         self._cursor = self._start[:-1].copy()
 
     def next_event(self, expert: int, event: int) -> int:

@@ -111,6 +111,9 @@ class Phase:
     steps: int = 0
     tokens: int = 0
     time: TokenTime = field(default_factory=TokenTime)
+    """Of the steps: each counted once."""
+    time_of_tokens: TokenTime = field(default_factory=TokenTime)
+    """Of the tokens: a step counts for each token that it computes."""
     step_ns: list[int] = field(default_factory=list)
     step_tokens: list[int] = field(default_factory=list)
     accesses: int = 0
@@ -134,12 +137,8 @@ class Phase:
         self.tokens += outcome.step.tokens
         self.step_ns.append(outcome.end_ns - outcome.begin_ns)
         self.step_tokens.append(outcome.step.tokens)
-        time, added = self.time, outcome.time
-        time.attention_ns += added.attention_ns
-        time.experts_ns += added.experts_ns
-        time.exposed_copy_ns += added.exposed_copy_ns
-        time.host_ns += added.host_ns
-        time.idle_ns += added.idle_ns
+        self.time.add(outcome.time)
+        self.time_of_tokens.add(outcome.time, outcome.step.tokens)
         self.copies += outcome.copies
         self.link_busy_ns += outcome.link_busy_ns
         self.host_blocked_ns += outcome.host_blocked_ns
@@ -180,6 +179,7 @@ class Tally:
         self.ttft_ns: list[int] = []
         self.longest_context_tokens = 1
         self.sequences = 1
+        self.last_token_ns = (0, 0)
 
     def observe(self, outcome: StepOutcome) -> None:
         """Take in one step."""
@@ -193,10 +193,17 @@ class Tally:
                 self.ttft_ns.extend([outcome.end_ns - outcome.begin_ns] * len(step.requests))
         else:
             self._decoded += step.tokens
+            self.last_token_ns = outcome.begin_ns, outcome.end_ns
             if measured:
                 self.decode.add(outcome)
                 if not self._lossless:
                     self.decode.add_weight(outcome, self._experts)
+
+    @property
+    def tpot_mean_ns(self) -> float | None:
+        """Mean time per output token: a token takes as long as the step that computes it."""
+        tokens = self.decode.tokens
+        return self.decode.time_of_tokens.total_ns / tokens if tokens else None
 
     def columns(self, expert_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
         """The metrics of a row that follow from the steps alone."""
@@ -207,24 +214,24 @@ class Tally:
         useful = decode.hits_by_prefetch
         asked = decode.hits + decode.misses.total()
 
-        def per_step(total_ns: int) -> float | None:
-            return total_ns / steps if steps else None
+        def per_token(total_ns: int) -> float | None:
+            return total_ns / decode.tokens if decode.tokens else None
 
         return {
             "batch_tokens": max(decode.step_tokens, default=0),
             "tokens_measured": decode.tokens,
-            "tpot_mean_ns": per_step(time.total_ns) if _even(decode.step_tokens) else _mean(each),
+            "tpot_mean_ns": self.tpot_mean_ns,
             "tpot_p50_ns": _percentile(each, 50),
             "tpot_p95_ns": _percentile(each, 95),
             "tpot_p99_ns": _percentile(each, 99),
             "ttft_mean_ns": _mean(self.ttft_ns),
             "ttft_p99_ns": _percentile(self.ttft_ns, 99),
             "tokens_per_s": decode.tokens * 1e9 / time.total_ns if time.total_ns else None,
-            "tpot_attention_ns": per_step(time.attention_ns),
-            "tpot_experts_ns": per_step(time.experts_ns),
-            "tpot_exposed_copy_ns": per_step(time.exposed_copy_ns),
-            "tpot_host_ns": per_step(time.host_ns),
-            "tpot_idle_ns": per_step(time.idle_ns),
+            "tpot_attention_ns": per_token(decode.time_of_tokens.attention_ns),
+            "tpot_experts_ns": per_token(decode.time_of_tokens.experts_ns),
+            "tpot_exposed_copy_ns": per_token(decode.time_of_tokens.exposed_copy_ns),
+            "tpot_host_ns": per_token(decode.time_of_tokens.host_ns),
+            "tpot_idle_ns": per_token(decode.time_of_tokens.idle_ns),
             "decode_total_ns": time.total_ns,
             "attention_total_ns": time.attention_ns,
             "experts_total_ns": time.experts_ns,
@@ -257,10 +264,6 @@ class Tally:
             "prefill_misses": prefill.misses.total(),
             "prefill_bytes_copied": prefill.copies * expert_bytes,
         }
-
-
-def _even(step_tokens: Sequence[int]) -> bool:
-    return len(set(step_tokens)) <= 1
 
 
 def _mean(values: Sequence[int] | np.ndarray[Any, Any]) -> float | None:

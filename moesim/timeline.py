@@ -37,6 +37,13 @@ class Timeline:
         touching = [each for each in self.slices if each.end_ns > start_ns and each.start_ns < end_ns]
         return sorted(touching, key=lambda each: (each.start_ns, TRACKS.index(each.track)))
 
+    def excerpt(self, begin_ns: int, end_ns: int, first_layer: int, last_layer: int) -> tuple[int, int, list[Slice]]:
+        """Some layers of one token: from the first one's attention to the end of the last one's kernels."""
+        kernels = [each for each in self.between(begin_ns, end_ns) if each.track == "compute"]
+        start = min((each.start_ns for each in kernels if each.layer == first_layer), default=begin_ns)
+        stop = max((each.end_ns for each in kernels if each.layer == last_layer), default=end_ns)
+        return start, stop, self.between(start, stop)
+
     def save_perfetto(self, path: Path) -> None:
         """Write the JSON that ui.perfetto.dev opens: one thread per track, microseconds with three decimals."""
         records: list[dict[str, object]] = [

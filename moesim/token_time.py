@@ -25,6 +25,14 @@ class TokenTime:
     host_ns: int = 0
     idle_ns: int = 0
 
+    def add(self, other: "TokenTime", times: int = 1) -> None:
+        """Add another time, `times` over."""
+        self.attention_ns += times * other.attention_ns
+        self.experts_ns += times * other.experts_ns
+        self.exposed_copy_ns += times * other.exposed_copy_ns
+        self.host_ns += times * other.host_ns
+        self.idle_ns += times * other.idle_ns
+
     @property
     def total_ns(self) -> int:
         """The token's time."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Capacity, Decider, OptimumHits, run_without_clock
 from moesim.events import DECODE, UseList, steps
 from moesim.policies.composition import parse
 from tests.oracles import event_atomic, exhaustive, exploded
@@ -47,11 +47,13 @@ def decisions(policy, trace, capacity, optimum=None):
 def optimum_of(policy, trace, capacity):
     """Per event, what belady hits on the same accesses; as run.optimum_hits computes it for a file."""
     route = parse(policy).route_text
-    hits = []
-    for decision in decisions(f"belady[route={route}]", trace, capacity):
-        missed = {copy.expert for wave in decision.waves for copy in wave.demand}
-        executed = [expert for wave in decision.waves for expert in wave.execute]
-        hits.append(tuple(e % trace.n_experts for e in executed if e not in missed))
+    hits = OptimumHits()
+    chosen = parse(policy).route
+    made = iter(decisions(f"belady[route={route}]", trace, capacity))
+    for step in steps(trace):
+        for layer in range(trace.layers):
+            missed = {copy.expert % trace.n_experts for wave in next(made).waves for copy in wave.demand}
+            hits.add_event(expert not in missed for expert in chosen.accesses(step, layer))
     return hits
 
 

@@ -1,0 +1,243 @@
+"""The command line: every command, thin. What a command needs is imported when it runs, so that help is quick."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import moesim
+from moesim.cli_trace import app as trace_app
+from moesim.errors import ConfigError, InputError
+
+app = typer.Typer(
+    name="moesim",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Simulate Mixture-of-Experts inference with experts offloaded to host memory.",
+)
+app.add_typer(trace_app, name="trace")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
+
+
+def _examples(*lines: str) -> str:
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"moesim {moesim.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Simulate Mixture-of-Experts inference with experts offloaded to host memory."""
+
+
+@app.command(epilog=_examples(
+    "moesim sweep configs/a6000.yaml",
+    "moesim sweep configs/a6000.yaml --out /tmp/a6000 --workers 8",
+    "Ctrl-C, then the same command again: continues and recomputes nothing.",
+))
+def sweep(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A sweep (.yaml).", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where to write; by default runs/<name>.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one per CPU.")] = 0,
+) -> None:
+    """Run a grid of policies, cache sizes and machines, and leave results.parquet and report.html."""
+    from moesim.config import SweepConfig
+    from moesim.progress import shown_progress
+    from moesim.report import write_report
+    from moesim.summary import print_sweep
+    from moesim.sweep import run_sweep
+
+    started = time.monotonic()
+    folder = out or Path("runs") / SweepConfig.load(config).name
+    with shown_progress("runs") as progress:
+        rows = run_sweep(config, folder, workers or os.cpu_count() or 1, progress)
+    page = write_report(folder)
+    print_sweep(rows, page, time.monotonic() - started)
+
+
+@app.command(epilog=_examples(
+    "moesim run --policy lru --cache 25%",
+    "moesim run --policy 'least-stale[key=cyclic]' --cache 12.5% --hardware rtx-4090 --json",
+    "moesim run --policy speculate-and-execute --set link_bytes_per_s=50e9 --timeline token.json",
+))
+def run(
+    policy: Annotated[str, typer.Option(help="A policy, with parameters in brackets (moesim policies).")],
+    trace: Annotated[
+        Path, typer.Option(help="A recorded trace (.safetensors).")
+    ] = Path("traces/reference-48x128.safetensors"),
+    model: Annotated[
+        str, typer.Option(help="A model's name, or a YAML or Hugging Face config.json.")
+    ] = "qwen3-30b-a3b",
+    hardware: Annotated[str, typer.Option(help="A machine's name, or a YAML file.")] = "rtx-a6000",
+    engine: Annotated[str, typer.Option(help="An engine's name, or a YAML file.")] = "yalis",
+    cache: Annotated[str, typer.Option(help="Share of all experts that have a slot on the GPU.")] = "0%",
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Split the slots evenly over the layers.")] = False,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="KV length of every decode step; by default the trace's own.")
+    ] = None,
+    warmup: Annotated[int, typer.Option(min=0, help="Decode tokens that are run and not counted.")] = 64,
+    measured: Annotated[
+        int | None, typer.Option(min=1, help="Decode tokens that are counted; by default all that follow.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIGURE=VALUE", help="Set a figure of the hardware; can be given again."),
+    ] = None,
+    timeline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run one configuration and print its time as a named sum."""
+    from pydantic import ValidationError
+
+    from moesim.config import cache_fraction
+    from moesim.run import RunConfig, simulate
+    from moesim.summary import print_run
+
+    try:
+        config = RunConfig(
+            trace=trace, model=model, hardware=hardware, engine=engine, policy=policy,
+            cache_fraction=cache_fraction(cache, "--cache"), per_layer=per_layer, context_tokens=context,
+            warmup_tokens=warmup, measured_tokens=measured, hardware_overrides=_overrides(settings or []),
+        )
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise ConfigError(f"--{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+    result = simulate(config, timeline=timeline is not None)
+    if timeline is not None:
+        assert result.timeline is not None, "it was asked for"
+        result.timeline.save_perfetto(timeline)
+    if as_json:
+        typer.echo(json.dumps(result.row(), indent=2))
+    else:
+        print_run(result.row())
+
+
+def _overrides(settings: list[str]) -> dict[str, float]:
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name.strip().removeprefix("hardware.")] = float(value)
+        except ValueError:
+            raise ConfigError(f"--set {setting}: expected FIGURE=NUMBER, such as link_bytes_per_s=50e9") from None
+    return values
+
+
+@app.command(epilog=_examples("moesim report runs/a6000"))
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output of a sweep.", show_default=False)],
+) -> None:
+    """Make a sweep's report again from its results."""
+    from moesim.report import write_report
+
+    typer.echo(write_report(folder))
+
+
+@app.command(epilog=_examples("moesim policies", "moesim policies --json | jq '.[].name'"))
+def policies(as_json: Json = False) -> None:
+    """List the policies, each with its source."""
+    from moesim.policies.composition import known_policies, parse
+
+    rows = [
+        {
+            "name": name,
+            "lossless": policy.lossless,
+            "bound": policy.spec.bound,
+            "summary": policy.spec.summary,
+            "source": policy.spec.source,
+        }
+        for name, policy in ((name, parse(name)) for name in known_policies())
+    ]
+    _list(rows, as_json)
+
+
+@app.command(epilog=_examples("moesim models"))
+def models(as_json: Json = False) -> None:
+    """List the models that are known by name."""
+    from moesim.catalogue import names
+    from moesim.model import ModelSpec
+
+    specs = [ModelSpec.load(name) for name in names("models")]
+    _list(
+        [
+            {
+                "name": spec.name,
+                "layers": len(spec.moe_layers),
+                "experts": spec.experts,
+                "top_k": spec.top_k,
+                "expert_bytes": spec.expert_bytes,
+                "parameters": spec.weights,
+                "source": spec.source,
+            }
+            for spec in specs
+        ],
+        as_json,
+    )
+
+
+@app.command("hardware", epilog=_examples("moesim hardware"))
+def list_hardware(as_json: Json = False) -> None:
+    """List the machines that are known by name."""
+    from moesim.catalogue import names
+    from moesim.hardware import HardwareSpec
+
+    specs = [HardwareSpec.load(name) for name in names("hardware")]
+    _list(
+        [
+            {
+                "name": spec.name,
+                "title": spec.title,
+                "link": spec.link,
+                "link_bytes_per_s": spec.figures["link_bytes_per_s"].value,
+                "memory_bytes": spec.figures["memory_bytes"].value,
+            }
+            for spec in specs
+        ],
+        as_json,
+    )
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    from moesim.summary import print_table
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_table(rows)
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line and exit code 2."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept; the same command continues", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has gone: nothing to say, nobody to say it to
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The stretch of a trace that a run replays, and what can be known about it without a clock.
+
+Whatever is costly and asked for again is kept per process: opened traces, their hashes, the optimum's hits, and the
+decisions of the last windows, which a sweep over hardware times again and again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from heapq import nlargest
+from pathlib import Path
+
+from moesim.decide import Capacity, Decider, Decision, OptimumHits, run_without_clock, streams_whole_layers
+from moesim.events import DECODE, Step, UseList, steps
+from moesim.policies.composition import parse
+from moesim.trace import Trace
+
+
+@lru_cache(maxsize=4)
+def load_trace(path: Path) -> Trace:
+    """A trace, opened once per process."""
+    return Trace.load(path)
+
+
+@lru_cache(maxsize=4)
+def trace_hash(path: Path) -> str:
+    """The trace's content hash, computed once per process."""
+    return load_trace(path).content_hash()
+
+
+@lru_cache(maxsize=8)
+def window_end(path: Path, decode_tokens: int | None) -> int:
+    """The row behind which `decode_tokens` tokens have been decoded; a step is never torn."""
+    trace = load_trace(path)
+    if decode_tokens is None:
+        return trace.tokens
+    decoded = 0
+    for step in steps(trace):
+        if step.phase == DECODE:
+            decoded += step.tokens
+            if decoded >= decode_tokens:
+                return int(step.rows.stop)
+    return trace.tokens
+
+
+@lru_cache(maxsize=32)
+def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> tuple[int, int]:
+    """How many experts the two largest events of the window bring together.
+
+    That is what the event accesses and what was foreseen for it, right or wrong; a whole layer where one is streamed.
+    """
+    trace, composed = load_trace(path), parse(policy)
+    route, prefetch = composed.route, composed.prefetch
+    largest = [0, 0]
+    for step in steps(trace, 0, stop):
+        if stream_prefill and streams_whole_layers(step, trace.n_experts):
+            return trace.n_experts, trace.n_experts
+        for layer in range(trace.layers):
+            brought = set(route.accesses(step, layer))
+            if prefetch.predicts(step, layer):
+                brought.update(prefetch.wanted(step, layer))
+            largest = nlargest(2, [*largest, len(brought)])
+    return largest[0], largest[1]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What decisions depend on, and nothing else: the rows, the policy and its slots."""
+
+    path: Path
+    stop: int
+    policy: str
+    capacity: Capacity
+    largest: int
+    stream_prefill: bool
+
+    def decider(self) -> Decider:
+        """The policy, with an empty cache."""
+        trace, policy = load_trace(self.path), parse(self.policy)
+        layers, experts, capacity = trace.layers, trace.n_experts, self.capacity
+        future = optimum = None
+        if policy.oracle:
+            future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
+        elif not (capacity.workspace or capacity.everything):
+            bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False)
+            optimum = optimum_hits(bound)
+        return Decider(
+            policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum,
+            stream_prefill=self.stream_prefill,
+        )
+
+
+@lru_cache(maxsize=32)
+def optimum_hits(window: Window) -> OptimumHits:
+    """Which of the window's accesses offline-optimal eviction hits."""
+    trace = load_trace(window.path)
+    layers, experts = trace.layers, trace.n_experts
+    decider = window.decider()
+    hits = OptimumHits()
+    for step in steps(trace, 0, window.stop):
+        decider.begin(step)
+        for layer in range(layers):
+            decision = decider.decide(step, layer)
+            missed = {copy.expert for wave in decision.waves for copy in wave.demand}
+            accesses = decider.policy.route.accesses(step, layer)
+            hits.add_event(layer * experts + e not in missed for e in accesses)
+            decider.finish(layer)
+    return hits
+
+
+@lru_cache(maxsize=2)
+def recorded_decisions(window: Window) -> list[Decision]:
+    """The decisions of a window, made once for all the clocks that will time them."""
+    return list(run_without_clock(window.decider(), steps(load_trace(window.path), 0, window.stop)))
+
+
+class Recorded:
+    """Decisions played back: they do not depend on the clock, so further clocks need not decide again."""
+
+    def __init__(self, decisions: list[Decision]) -> None:
+        self._decisions: Iterator[Decision] = iter(decisions)
+
+    def begin(self, step: Step) -> None:
+        """Nothing to prepare."""
+
+    def decide(self, step: Step, layer: int) -> Decision:
+        """The next decision."""
+        return next(self._decisions)
+
+    def finish(self, layer: int) -> None:
+        """Nothing to release."""
