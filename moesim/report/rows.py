@@ -1,0 +1,103 @@
+"""The rows of a sweep as the report reads them, and the questions that it asks of them."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moesim.errors import ConfigError
+from moesim.result import SCHEMA
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A sweep's output folder, read."""
+
+    rows: list[Row]
+    sweep: dict[str, Any]
+    timelines: list[dict[str, Any]]
+
+    def grid(self, name: str) -> list[Row]:
+        """The rows of one grid."""
+        return [row for row in self.rows if row["grid"] == name]
+
+    @property
+    def main_grid(self) -> list[Row]:
+        """The grid with most policies on one machine, model, trace and context: what the first figures show."""
+        best: list[Row] = []
+        for name in dict.fromkeys(row["grid"] for row in self.rows):
+            setting = [tuple(row[key] for key in SETTING) for row in self.grid(name)]
+            common = Counter(setting).most_common(1)[0][0]
+            rows = [row for row, each in zip(self.grid(name), setting, strict=True) if each == common]
+            if len({row["policy"] for row in rows}) > len({row["policy"] for row in best}):
+                best = rows
+        return best
+
+    @property
+    def bandwidth_grid(self) -> list[Row]:
+        """The rows of the first grid that varies the link's bandwidth and the cache, if there is one."""
+        for name in dict.fromkeys(row["grid"] for row in self.rows):
+            rows = self.grid(name)
+            if len({row["link_bytes_per_s"] for row in rows}) > 1 and len({row["cache_fraction"] for row in rows}) > 1:
+                return [row for row in rows if all(row[key] == rows[0][key] for key in SETTING[:-1])]
+        return []
+
+    @property
+    def context_grid(self) -> list[Row]:
+        """The rows of the first grid that varies the context, if there is one."""
+        for name in dict.fromkeys(row["grid"] for row in self.rows):
+            if len({row["context_tokens"] for row in self.grid(name)}) > 1:
+                return self.grid(name)
+        return []
+
+
+SETTING = ("model", "hardware", "trace", "engine", "per_layer", "context_tokens", "link_bytes_per_s")
+"""What rows of one figure have in common; the link comes last because one figure varies it."""
+
+
+def read_results(out: Path) -> Results:
+    """Read a sweep's output folder.
+
+    Raises:
+        ConfigError: there is no results.parquet, or it is not one of ours.
+    """
+    path = out / "results.parquet"
+    try:
+        table = pq.read_table(path)
+        sweep = json.loads((out / "sweep.json").read_bytes())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{error.filename or path}: no such file; `moesim sweep` writes it") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(f"{out}: not the output of a sweep: {str(error).splitlines()[0]}") from None
+    missing = [name for name in SCHEMA.names if name not in table.column_names]
+    if missing:
+        raise ConfigError(f"{path}: column {missing[0]!r} is missing")
+    rows = [row for row in table.to_pylist() if row["tpot_mean_ns"] is not None]
+    if not rows:
+        raise ConfigError(f"{path}: no run measured a decode token")
+    timelines = [json.loads(file.read_bytes()) for file in sorted((out / "timelines").glob("*.json"))]
+    return Results(rows, sweep, timelines)
+
+
+def deployable(row: Row) -> bool:
+    """Could be run: not a bound, and fits into the GPU's memory."""
+    return bool(row["feasible"]) and not row["bound"]
+
+
+def fastest(rows: Sequence[Row]) -> Row | None:
+    """The row with the least TPOT; the first of equals."""
+    return min(rows, key=lambda row: float(row["tpot_mean_ns"]), default=None)
+
+
+def kind(row: Row) -> str:
+    """What a reader must know of a policy before comparing it."""
+    if row["bound"]:
+        return "bound"
+    return "lossless" if row["lossless"] else "lossy"
