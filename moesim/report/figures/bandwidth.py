@@ -33,7 +33,8 @@ def draw(results: Results) -> Figure | None:
             text = f"{best['tpot_mean_ns'] / 1e6:,.3g} ms"
             if len(cell) > 1:
                 lead = 1 - best["tpot_mean_ns"] / cell[1]["tpot_mean_ns"]
-                text += f"\n{100 * lead:.1f} % before\n{policy_words(cell[1]['policy'])}"
+                ahead = f"{100 * lead:.1f} % before" if lead >= 0.0005 else "level with"
+                text += f"\n{ahead}\n{policy_words(cell[1]['policy'])}"
             axes.text(across + 0.5, up + 0.5, text, ha="center", va="center", fontsize=7.5)
     axes.set_xlim(0, len(links))
     axes.set_ylim(0, len(caches))

@@ -17,13 +17,14 @@ def draw(results: Results) -> Figure | None:
     figure = new_figure(10, 4.2)
     hits, times = figure.subplots(1, 2)
     colours = policy_colours(row["policy"] for row in rows)
-    for policy in policy_order(rows):
+    for place, policy in enumerate(policy_order(rows)):
         of_policy = sorted((row for row in rows if row["policy"] == policy), key=lambda row: float(row["cache_fraction"]))
         look = {
             "color": colours[policy],
             "linestyle": ":" if of_policy[0]["bound"] else "-" if of_policy[0]["lossless"] else "--",
-            "marker": "o",
-            "markersize": 3.5,
+            # Where two policies do the same, the larger mark of the one below shows.
+            "marker": "osD^v<>"[place % 7],
+            "markersize": 6 - 0.4 * min(place, 8),
             "label": policy_words(policy),
         }
         if len(of_policy) == 1:
