@@ -1,11 +1,10 @@
 """The command line: every command, thin. What a command needs is imported when it runs, so that help is quick."""
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,7 +25,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script inst
 
 
 def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+    # Brackets are markup to what prints the help; a policy's are meant as they stand.
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)]).replace("[", r"\[")
 
 
 def _version(wanted: bool) -> None:
@@ -54,21 +54,27 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="Where to write; by default runs/<name>.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one per CPU.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option("--workers", "-w", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Run a grid of policies, cache sizes and machines, and leave results.parquet and report.html."""
-    from moesim.config import SweepConfig
-    from moesim.progress import shown_progress
+    from moesim.config import Sweep
+    from moesim.progress import no_progress, shown_progress
     from moesim.report import write_report
     from moesim.summary import print_sweep
     from moesim.sweep import run_sweep
+    from moesim.workers import usable_cpus
 
     started = time.monotonic()
-    folder = out or Path("runs") / SweepConfig.load(config).name
-    with shown_progress("runs") as progress:
-        rows = run_sweep(config, folder, workers or os.cpu_count() or 1, progress)
+    asked = Sweep.load(config)
+    folder = out or Path("runs") / asked.config.name
+    with no_progress() if quiet else shown_progress("runs") as progress:
+        rows = run_sweep(asked, folder, workers or usable_cpus(), progress)
     page = write_report(folder)
-    print_sweep(rows, page, time.monotonic() - started)
+    if not quiet:
+        print_sweep(rows, page, time.monotonic() - started)
 
 
 @app.command(epilog=_examples(
@@ -89,11 +95,11 @@ def run(
     cache: Annotated[str, typer.Option(help="Share of all experts that have a slot on the GPU.")] = "0%",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Split the slots evenly over the layers.")] = False,
     context: Annotated[
-        int | None, typer.Option(min=1, help="KV length of every decode step; by default the trace's own.")
+        int | None, typer.Option(help="KV length of every decode step; by default the trace's own.")
     ] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Decode tokens that are run and not counted.")] = 64,
+    warmup: Annotated[int, typer.Option(help="Decode tokens that are run and not counted.")] = 64,
     measured: Annotated[
-        int | None, typer.Option(min=1, help="Decode tokens that are counted; by default all that follow.")
+        int | None, typer.Option(help="Decode tokens that are counted; by default all that follow.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -112,14 +118,19 @@ def run(
     from moesim.summary import print_run
 
     try:
+        fraction = cache_fraction(cache)
+    except ConfigError as error:
+        raise ConfigError(f"--cache {cache}: {error}") from None
+    try:
         config = RunConfig(
-            trace=trace, model=model, hardware=hardware, engine=engine, policy=policy,
-            cache_fraction=cache_fraction(cache, "--cache"), per_layer=per_layer, context_tokens=context,
-            warmup_tokens=warmup, measured_tokens=measured, hardware_overrides=_overrides(settings or []),
+            trace=trace, model=model, hardware=hardware, engine=engine, policy=policy, cache_fraction=fraction,
+            per_layer=per_layer, context_tokens=context, warmup_tokens=warmup, measured_tokens=measured,
+            hardware_overrides=_overrides(settings or []),
         )
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        raise ConfigError(f"--{'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+        flag = str(found["loc"][0]).removesuffix("_tokens")
+        raise ConfigError(f"--{flag} {found['input']}: {found['msg']}") from None
     result = simulate(config, timeline=timeline is not None)
     if timeline is not None:
         assert result.timeline is not None, "it was asked for"
@@ -227,16 +238,27 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2."""
     try:
-        app()
+        status = app(standalone_mode=False)
     except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished is kept; the same command continues", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has gone: nothing to say, nobody to say it to
-        sys.stderr.close()
-        sys.exit(141)
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
+    except Exception as error:
+        # What typer finds wrong with the arguments; it would draw a box around it.
+        if not hasattr(error, "format_message"):
+            raise
+        if not error.format_message():  # a command was named without arguments: help is the answer
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        _fail(" ".join(error.format_message().split()), 2)
+    if status == 130:
+        _fail("interrupted; the same command continues a sweep where it was", 130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a sweep's YAML file may say, and the runs that it stands for.
 
     name: a6000
-    trace: ../traces/reference-48x128.safetensors     # relative to this file
+    trace: ../traces/reference-48x128.safetensors     # paths are relative to this file
     model: qwen3-30b-a3b
     hardware: rtx-a6000
     grids:
@@ -9,163 +9,254 @@
       bandwidth: {policy: lru, cache: 25%, hardware.link_bytes_per_s: [25e9, 50e9], interval: false}
 
 A grid is the product of every list that it gives, in the order in which it gives them; what it does not give comes
-from above it.
+from above it. Whatever is wrong is found before anything runs, and named by file, line, key and value.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from itertools import product
+from os.path import normpath
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from moesim.errors import ConfigError, nearest
+from moesim.catalogue import find
+from moesim.errors import ConfigError, InputError, nearest
 from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
 from moesim.run import RunConfig
-from moesim.yaml_file import read_model
+from moesim.yaml_file import check, line_of, read_yaml
 
 HARDWARE = "hardware."
-AXES = (
-    "policy", "cache", "trace", "model", "hardware", "engine", "context_tokens", "per_layer", "warmup_tokens",
-    "measured_tokens", "interval",
-)
+Axes = dict[str, list[Any]]
+"""Every value of every axis, checked, in the order in which they were written."""
 
 
 class PublishedFact(BaseModel):
-    """A published figure, drawn beside ours. Its keys say which runs it stands beside."""
+    """A published figure, drawn beside ours; `grid`, `policy`, `context_tokens` and `cache` say beside which runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     grid: str
     policy: str
     context_tokens: int | None = None
-    cache_fraction: float = 0.0
+    cache: str | float = 0.0
     tpot_ns: int = Field(gt=0)
+    copy_share: tuple[float, float] | None = None
+    """The published range of the share of the time that copies take."""
+    compute_share: tuple[float, float] | None = None
     source: str
 
 
-class TimelineWish(BaseModel):
-    """Some layers of one token of a run, for the report's Gantt chart."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    policy: str
-    cache: str | float = 0.0
-    context_tokens: int | None = None
-    layers: tuple[int, int] = (20, 22)
-
-
 class SweepConfig(BaseModel):
-    """A sweep as it is written."""
+    """A sweep as it is written, its axes aside."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str = ""
-    trace: str | list[str]
-    model: str | list[str]
-    hardware: str | list[str]
-    engine: str | list[str] = "yalis"
-    context_tokens: int | list[int] | None = None
-    warmup_tokens: int = 64
-    measured_tokens: int | None = None
     grids: dict[str, dict[str, Any]] = Field(min_length=1)
     published: list[PublishedFact] = []
-    timelines: list[TimelineWish] = []
+    timelines: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Some layers of one token of a run, for the report's Gantt chart."""
+
+    run: RunConfig
+    layers: tuple[int, int] | None
+    """First and last; None takes the middle of the model."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep: what was written, and every run that it stands for, in order."""
+
+    path: Path
+    config: SweepConfig
+    runs: list[RunConfig]
+    timelines: list[Excerpt]
 
     @classmethod
-    def load(cls, path: Path) -> "SweepConfig":
-        """Read a sweep. Raises ConfigError that names file, key and value."""
-        return read_model(path, cls)
-
-    def runs(self, path: Path) -> list[RunConfig]:
-        """Every run in order; runs that come to the same thing stand once in their grid.
+    def load(cls, path: Path) -> "Sweep":
+        """Read a sweep; runs that come to the same thing stand once in their grid.
 
         Raises:
-            ConfigError: an unknown axis, or a value that it cannot have.
+            ConfigError: an unknown key, or a value that its key cannot have.
         """
+        content = read_yaml(path)
+        for key in content:
+            if not (is_axis(key) or key in SweepConfig.model_fields):
+                known = [*SweepConfig.model_fields, *AXES]
+                raise ConfigError(f"{path}{line_of(path, key)}: unknown key {key!r}: {nearest(str(key), known)}")
+        above = _axes({key: value for key, value in content.items() if is_axis(key)}, path)
+        config = check({key: value for key, value in content.items() if not is_axis(key)}, SweepConfig, path)
         runs: dict[str, RunConfig] = {}
-        for grid, axes in self.grids.items():
-            for values in self._product(grid, axes, path):
-                run = self._run(grid, values, path)
+        for grid, given in config.grids.items():
+            for run in _runs(grid, {**above, **_axes(given, path, "grids", grid)}, path, "grids", grid):
                 runs.setdefault(run.model_dump_json(), run)
-        return list(runs.values())
-
-    def timeline_run(self, wish: TimelineWish, path: Path) -> RunConfig:
-        """The run that a timeline is taken from."""
-        values: dict[str, Any] = {"policy": wish.policy, "cache": wish.cache, "interval": False}
-        if wish.context_tokens is not None:
-            values["context_tokens"] = wish.context_tokens
-        for values_of_one in self._product("timelines", values, path):
-            return self._run("timelines", values_of_one, path)
-        raise ConfigError(f"{path}: timelines: {wish.policy} names no run")
-
-    def _product(self, grid: str, axes: Mapping[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-        above: dict[str, Any] = {
-            key: getattr(self, key)
-            for key in ("trace", "model", "hardware", "engine", "context_tokens", "warmup_tokens", "measured_tokens")
-        }
-        for key in axes:
-            if key.startswith(HARDWARE):
-                if key.removeprefix(HARDWARE) not in FIGURES:
-                    raise ConfigError(f"{path}: grids.{grid}.{key}: unknown figure: "
-                                      f"{nearest(key.removeprefix(HARDWARE), FIGURES)}")
-            elif key not in AXES:
-                known = [*AXES, *(HARDWARE + figure for figure in FIGURES)]
-                raise ConfigError(f"{path}: grids.{grid}: unknown key {key!r}: {nearest(key, known)}")
-        if "policy" not in axes:
-            raise ConfigError(f"{path}: grids.{grid}: policy is missing")
-        together = {**above, **axes}
-        lists = [value if isinstance(value, list) else [value] for value in together.values()]
-        for key, value in zip(together, lists, strict=True):
-            if not value:
-                raise ConfigError(f"{path}: grids.{grid}.{key}: the list is empty")
-        for values in product(*lists):
-            yield dict(zip(together, values, strict=True))
-
-    def _run(self, grid: str, values: dict[str, Any], path: Path) -> RunConfig:
-        where = f"{path}: grids.{grid}"
-        overrides = {
-            key.removeprefix(HARDWARE): _number(value, f"{where}.{key}")
-            for key, value in values.items()
-            if key.startswith(HARDWARE)
-        }
-        policy = str(values["policy"])
-        always: dict[Literal["any", "none", "all"], float | None] = {"any": None, "none": 0.0, "all": 1.0}
-        fixed = always[parse(policy).spec.cache]
-        fraction = cache_fraction(values.get("cache", 0.0), f"{where}.cache") if fixed is None else fixed
-        fields = {key: values[key] for key in ("model", "hardware", "engine") if key in values}
-        optional = {
-            key: values[key]
-            for key in ("context_tokens", "per_layer", "warmup_tokens", "measured_tokens", "interval")
-            if key in values
-        }
-        try:
-            return RunConfig(
-                trace=path.parent / str(values["trace"]), policy=policy, cache_fraction=fraction, grid=grid,
-                hardware_overrides=overrides, **fields, **optional,
-            )
-        except ValidationError as error:
-            found = error.errors(include_url=False)[0]
-            key = ".".join(map(str, found["loc"]))
-            raise ConfigError(f"{where}.{key} = {found['input']!r}: {found['msg']}") from None
+        timelines = [_excerpt(given, above, path, number) for number, given in enumerate(config.timelines)]
+        for number, fact in enumerate(config.published):
+            _check_fact(fact, config.grids, path, number)
+        return cls(path, config, list(runs.values()), timelines)
 
 
-def cache_fraction(value: object, where: str) -> float:
+def cache_fraction(value: object) -> float:
     """`25%` or `0.25` as a fraction. Raises ConfigError outside 0 to 100 %."""
     text = str(value).strip()
     try:
-        fraction = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        raise ConfigError(f"{where} = {value!r}: expected a share such as 25% or 0.25") from None
+        # In decimal, so that 12.3% and 0.123 are the same number.
+        fraction = float(Decimal(text[:-1]).scaleb(-2) if text.endswith("%") else Decimal(text))
+    except (InvalidOperation, ValueError):
+        raise ConfigError("expected a share such as 25% or 0.25") from None
     if not 0 <= fraction <= 1:
-        raise ConfigError(f"{where} = {value!r}: expected 0 % to 100 %")
+        raise ConfigError("expected 0% to 100%")
     return fraction
 
 
-def _number(value: object, where: str) -> float:
+def is_axis(key: object) -> bool:
+    """Whether a key names an axis of a grid."""
+    return key in AXES or str(key).startswith(HARDWARE)
+
+
+# ---- the values of one axis
+
+
+def _policy(value: object, path: Path) -> str:
+    return parse(str(value)).name
+
+
+def _trace(value: object, path: Path) -> Path:
+    trace = Path(normpath(path.parent / str(value)))
+    if not trace.is_file():
+        raise ConfigError("no such file")
+    return trace
+
+
+def _found(kind: str) -> Callable[[object, Path], str]:
+    """A name of the catalogue, or a path relative to the sweep's file."""
+
+    def found(value: object, path: Path) -> str:
+        text = str(value)
+        if "/" in text or text.endswith((".yaml", ".yml", ".json")):
+            text = normpath(path.parent / text)
+        find(kind, text)
+        return text
+
+    return found
+
+
+def _whole(least: int) -> Callable[[object, Path], int | None]:
+    def whole(value: object, path: Path) -> int | None:
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ConfigError(f"expected a whole number, {least} or more")
+        return value
+
+    return whole
+
+
+def _yes_or_no(value: object, path: Path) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("expected true or false")
+    return value
+
+
+def _figure(value: object, path: Path) -> float:
     try:
-        return float(str(value))
+        return float(str(value))  # YAML 1.1 reads 25e9 as text
     except ValueError:
-        raise ConfigError(f"{where} = {value!r}: expected a number") from None
+        raise ConfigError("expected a number") from None
+
+
+AXES: Mapping[str, Callable[[object, Path], Any]] = {
+    "policy": _policy,
+    "cache": lambda value, path: cache_fraction(value),
+    "per_layer": _yes_or_no,
+    "trace": _trace,
+    "model": _found("models"),
+    "hardware": _found("hardware"),
+    "engine": _found("engines"),
+    "context_tokens": _whole(1),
+    "warmup_tokens": _whole(0),
+    "measured_tokens": _whole(1),
+    "interval": _yes_or_no,
+}
+"""What a grid may vary, and how each value is read. Beside these: `hardware.FIGURE`, any figure of the machine."""
+
+
+def _axes(given: Mapping[str, Any], path: Path, *place: str | int) -> Axes:
+    """Axes as they are written somewhere in the file, each as a list of checked values."""
+    axes: Axes = {}
+    for key, values in given.items():
+        key = str(key)
+        figure = key.removeprefix(HARDWARE)
+        if figure != key and figure not in FIGURES:
+            raise ConfigError(f"{_at(path, *place, key)}: unknown figure of the hardware: {nearest(figure, FIGURES)}")
+        if not is_axis(key):
+            known = [*AXES, *(HARDWARE + name for name in FIGURES)]
+            raise ConfigError(f"{_at(path, *place, key)}: unknown key: {nearest(key, known)}")
+        if isinstance(values, list) and not values:
+            raise ConfigError(f"{_at(path, *place, key)}: the list is empty")
+        axes[key] = []
+        for number, value in enumerate(values) if isinstance(values, list) else [(None, values)]:
+            try:
+                axes[key].append(AXES.get(key, _figure)(value, path))
+            except InputError as error:
+                where = f"{path}{line_of(path, *place, key, *(() if number is None else (number,)))}"
+                raise ConfigError(f"{where}: {'.'.join(map(str, (*place, key)))} = {value}: {error}") from None
+    return axes
+
+
+def _runs(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunConfig]:
+    """One run for every combination."""
+    for key in ("policy", "trace", "model", "hardware"):
+        if key not in axes:
+            raise ConfigError(f"{_at(path, *place)}: {key} is missing, here and above")
+    for combination in product(*axes.values()):
+        values = dict(zip(axes, combination, strict=True))
+        overrides = {key.removeprefix(HARDWARE): values.pop(key) for key in axes if key.startswith(HARDWARE)}
+        wished = values.pop("cache", 0.0)
+        fraction = {"any": wished, "none": 0.0, "all": 1.0}[parse(values["policy"]).spec.cache]
+        if not 0 < fraction < 1:
+            values["per_layer"] = False  # nothing to split
+        yield RunConfig(**values, cache_fraction=fraction, hardware_overrides=overrides, grid=grid)
+
+
+def _excerpt(given: Mapping[str, Any], above: Axes, path: Path, number: int) -> Excerpt:
+    """A timeline's run: axes with one value each, and the layers to show."""
+    place = ("timelines", number)
+    layers = given.get("layers")
+    if layers is not None and not (
+        isinstance(layers, list) and len(layers) == 2 and all(type(each) is int for each in layers)
+        and 0 <= layers[0] <= layers[1]
+    ):
+        raise ConfigError(f"{_at(path, *place, 'layers')} = {layers}: expected [FIRST, LAST]")
+    axes = {**above, **_axes({key: value for key, value in given.items() if key != "layers"}, path, *place)}
+    axes["interval"] = [False]
+    runs = list(_runs("timelines", axes, path, *place))
+    if len(runs) != 1:
+        raise ConfigError(f"{_at(path, *place)}: {len(runs)} runs; a timeline shows one")
+    return Excerpt(runs[0], None if layers is None else (layers[0], layers[1]))
+
+
+def _check_fact(fact: PublishedFact, grids: Mapping[str, object], path: Path, number: int) -> None:
+    """Raise ConfigError if a published figure cannot stand beside any run."""
+    place = ("published", number)
+    if fact.grid not in grids:
+        raise ConfigError(f"{_at(path, *place, 'grid')} = {fact.grid}: unknown grid: {nearest(fact.grid, grids)}")
+    for key, read in (("policy", parse), ("cache", cache_fraction)):
+        value = getattr(fact, key)
+        try:
+            read(value)
+        except InputError as error:
+            raise ConfigError(f"{_at(path, *place, key)} = {value}: {error}") from None
+
+
+def _at(path: Path, *place: str | int) -> str:
+    """`FILE:LINE: key.key`, for the head of an error."""
+    return f"{path}{line_of(path, *place)}: {'.'.join(map(str, place))}"

@@ -13,6 +13,12 @@ LINE_EVERY_S = 10.0
 
 
 @contextmanager
+def no_progress() -> Iterator[Callable[[int, int], None]]:
+    """The same for who wants silence."""
+    yield lambda done, total: None
+
+
+@contextmanager
 def shown_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A function to call with (done, total). Everything goes to standard error."""
     if not sys.stderr.isatty():

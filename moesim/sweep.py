@@ -1,220 +1,213 @@
 """A grid of runs: in parallel, resumable, and the same bytes whatever the number of workers.
 
-    OUT/sweep.json         what the sweep is
-    OUT/finished/HASH.json one file per finished run, written whole or not at all: what a resumed sweep need not redo
-    OUT/timelines/*.json   a few layers of one token, for the report
-    OUT/results.parquet    one row per run, in the order of the configuration
-
-Runs that share trace, policy and slots go to one worker, which decides once and times often. Workers are spawned, not
-forked: a fork of a process that holds threads and mapped files is not safe.
+Runs that share trace, policy and slots share their decisions; such a group goes to one worker, which decides once
+and times often. Every row is kept as soon as it is there (`sweep_folder`), and the table is made of the kept rows in
+the order of the configuration.
 """
 
-import fcntl
 import hashlib
 import json
-import os
-import signal
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import asdict
-from multiprocessing import get_context
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from moesim.atomic_write import atomic_write
-from moesim.config import SweepConfig, TimelineWish
+import moesim
+from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
-from moesim.result import SCHEMA, Value
+from moesim.policies.registry import ROLES, rules
+from moesim.result import Value
 from moesim.run import RunConfig, prepare, run_hash, simulate
+from moesim.sweep_folder import SweepFolder, claimed
 from moesim.window import Window
+from moesim.workers import answers
+from moesim.yaml_file import line_of
 
+Row = dict[str, Value]
 Progress = Callable[[int, int], None]
 """Told how many runs are finished, of how many."""
-RESULTS, SWEEP, FINISHED, TIMELINES = "results.parquet", "sweep.json", "finished", "timelines"
 
 
-class SweepError(InputError):
-    """A sweep cannot write its output, or lost a worker."""
+@dataclass(frozen=True)
+class Group:
+    """Runs that share their decisions."""
+
+    window: Window
+    runs: list[RunConfig]
+
+    @property
+    def cost(self) -> int:
+        """About how long it takes: deciding counts like two clocks, and an interval has three clocks."""
+        return 2 + sum(3 if run.interval else 1 for run in self.runs)
 
 
-def run_sweep(config_path: Path, out: Path, workers: int, progress: Progress) -> list[dict[str, Value]]:
+@dataclass(frozen=True)
+class Drawing:
+    """A timeline to draw, by name."""
+
+    name: str
+    run: RunConfig
+    layers: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A timeline that is ready to be written."""
+
+    name: str
+    content: dict[str, Any]
+
+
+def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress) -> list[Row]:
     """Run what is not finished yet and write results.parquet. Returns the rows in the order of the configuration.
+
+    Interrupted, it writes the rows that there are, and the next call continues.
 
     Raises:
         InputError: the configuration cannot be run, the folder belongs to another sweep or is in use, or a file
             cannot be written. What was finished stays.
     """
-    sweep = SweepConfig.load(config_path)
-    runs = sweep.runs(config_path)
-    groups: dict[Window, list[RunConfig]] = {}
-    for run in runs:  # everything is checked before anything is written or run
-        groups.setdefault(prepare(run).window, []).append(run)
-    wishes = [(wish, sweep.timeline_run(wish, config_path)) for wish in sweep.timelines]
-    for _, run in wishes:
-        prepare(run)
-    with claimed(out, sweep.name):
-        describe(sweep, runs, out)
-        hashes = [run_hash(run) for run in runs]
-        known = {name: row for name in dict.fromkeys(hashes) if (row := finished_row(out, name)) is not None}
-        progress(len(known), len(set(hashes)))
-        todo = [
-            [run for run in group if run_hash(run) not in known]
-            for group in groups.values()
-            if any(run_hash(run) not in known for run in group)
+    windows = checked(sweep)
+    drawings = [_drawing(excerpt, sweep, number) for number, excerpt in enumerate(sweep.timelines)]
+    with claimed(out, sweep.config.name, code_hash()) as folder:
+        if not folder.described:
+            folder.write_description(description(sweep))
+        hashes = [run_hash(run) for run in sweep.runs]
+        rows = folder.finished()
+        rows = {name: rows[name] for name in hashes if name in rows}
+        groups: dict[Window, list[RunConfig]] = {}
+        for run, name, window in zip(sweep.runs, hashes, windows, strict=True):
+            if name not in rows:
+                groups.setdefault(window, []).append(run)
+        tasks: list[Group | Drawing] = [
+            *split([Group(window, runs) for window, runs in groups.items()], workers),
+            *(drawing for drawing in drawings if not folder.has_timeline(drawing.name)),
         ]
-        drawings = [(wish, run) for wish, run in wishes if not timeline_path(out, wish).exists()]
-        for rows in computed(todo, drawings, out, workers):
-            known |= {str(row["run_hash"]): row for row in rows}
-            progress(len(known), len(set(hashes)))
-        rows = [known[name] for name in hashes]
-        write_results(rows, out / RESULTS)
-    return rows
+        progress(len(rows), len(hashes))
+        try:
+            with closing(answers(tasks, work, workers, kin)) as found:
+                for answer in found:
+                    if isinstance(answer, Drawn):
+                        folder.write_timeline(answer.name, answer.content)
+                        continue
+                    folder.keep(answer)
+                    rows[str(answer["run_hash"])] = answer
+                    progress(len(rows), len(hashes))
+        except KeyboardInterrupt:
+            _write(sweep, folder, [rows[name] for name in hashes if name in rows])
+            raise
+        ordered = [rows[name] for name in hashes]
+        folder.drop_other_timelines({drawing.name for drawing in drawings})
+        _write(sweep, folder, ordered)
+    return ordered
 
 
-def computed(
-    groups: list[list[RunConfig]], drawings: list[tuple[TimelineWish, RunConfig]], out: Path, workers: int
-) -> Iterator[list[dict[str, Value]]]:
-    """The rows of every group as it is finished, on `workers` processes; on none for one worker or one task."""
-    tasks: list[tuple[Callable[..., list[dict[str, Value]]], tuple[Any, ...]]] = [
-        *((run_group, (group, out)) for group in sorted(groups, key=len, reverse=True)),
-        *((draw, (wish, run, out)) for wish, run in drawings),
-    ]
-    if workers == 1 or len(tasks) < 2:
-        for function, arguments in tasks:
-            yield function(*arguments)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), get_context("spawn"), initializer=leave_interrupts_alone)
+def checked(sweep: Sweep) -> list[Window]:
+    """What each run decides on. Raises ConfigError at the first run whose inputs do not fit together."""
+    windows = []
+    for run in sweep.runs:
+        try:
+            windows.append(prepare(run).window)
+        except InputError as error:
+            where = f"{sweep.path}{line_of(sweep.path, 'grids', run.grid)}"
+            raise ConfigError(f"{where}: grids.{run.grid}, policy {run.policy}: {error}") from None
+    return windows
+
+
+def _drawing(excerpt: Excerpt, sweep: Sweep, number: int) -> Drawing:
+    where = f"{sweep.path}{line_of(sweep.path, 'timelines', number)}: timelines.{number}"
     try:
-        futures: list[Future[list[dict[str, Value]]]] = [pool.submit(function, *args) for function, args in tasks]
-        for future in as_completed(futures):
-            yield future.result()
-    except BrokenProcessPool:
-        raise SweepError(f"{out}: a worker died; what is finished is kept, run the same command again") from None
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in (getattr(pool, "_processes", None) or {}).values():
-            process.terminate()  # after Ctrl-C nobody waits for runs that will be redone anyway
+        layers = prepare(excerpt.run).trace.layers
+    except InputError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    first, last = excerpt.layers or (layers // 2, min(layers // 2 + 2, layers - 1))
+    if last >= layers:
+        raise ConfigError(f"{where}.layers = [{first}, {last}]: the trace has layers 0 to {layers - 1}")
+    readable = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in excerpt.run.policy)
+    exact = hashlib.sha256(f"{run_hash(excerpt.run)} {first} {last} {code_hash()}".encode()).hexdigest()
+    return Drawing(f"{number}-{readable}-{exact[:8]}", excerpt.run, (first, last))
 
 
-def leave_interrupts_alone() -> None:
-    """Ctrl-C reaches every process of the terminal; only the parent answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def split(groups: list[Group], workers: int) -> list[Group]:
+    """The groups, longest first, cut where one would keep its worker busy long after the others have finished."""
+    limit = max(8, sum(group.cost for group in groups) // (4 * workers))
+    pieces = []
+    for group in groups:
+        count = min(len(group.runs), -(-group.cost // limit))
+        each = -(-len(group.runs) // count)
+        pieces += [Group(group.window, group.runs[at : at + each]) for at in range(0, len(group.runs), each)]
+    return sorted(pieces, key=lambda group: -group.cost)
 
 
-def run_group(group: list[RunConfig], out: Path) -> list[dict[str, Value]]:
-    """Run a group in this process and keep each row as soon as it is there."""
-    rows = []
-    for run in group:
-        row = simulate(run).row()
-        keep(row, out)
-        rows.append(row)
-    return rows
+def kin(task: Group | Drawing) -> object:
+    """Tasks with equal kin share the offline optimum, which a worker keeps."""
+    if isinstance(task, Drawing):
+        return "drawing"
+    return task.window.path, task.window.stop, task.window.capacity
 
 
-def draw(wish: TimelineWish, run: RunConfig, out: Path) -> list[dict[str, Value]]:
-    """Store some layers of one token as a timeline of the report."""
-    result = simulate(run, timeline=True)
+def work(task: Group | Drawing) -> Iterator[Row | Drawn]:
+    """A worker's task."""
+    if isinstance(task, Drawing):
+        yield draw(task)
+        return
+    for run in task.runs:
+        yield simulate(run).row()
+
+
+def draw(drawing: Drawing) -> Drawn:
+    """Some layers of the last token of a run, with instants counted from where they begin."""
+    result = simulate(drawing.run, timeline=True)
     assert result.timeline is not None, "it was asked for"
-    start, stop, slices = result.timeline.excerpt(*result.last_token_ns, *wish.layers)
-    content = {
-        "name": result.values["policy"],
-        "policy": result.values["policy"],
+    start, stop, slices = result.timeline.excerpt(*result.last_token_ns, *drawing.layers)
+    return Drawn(drawing.name, {
+        "name": drawing.run.policy,
+        "policy": drawing.run.policy,
         "cache_fraction": result.values["cache_fraction"],
         "context_tokens": result.values["context_tokens"],
-        "layers": list(wish.layers),
+        "layers": list(drawing.layers),
         "start_ns": start,
         "end_ns": stop,
         "slices": [asdict(each) for each in slices],
-    }
-    with atomic_write(timeline_path(out, wish), SweepError) as file:
-        file.write(json.dumps(content, indent=1).encode())
-    return []
+    })
 
 
-def timeline_path(out: Path, wish: TimelineWish) -> Path:
-    """The file of a timeline: named by a readable part and a hash of the wish."""
-    name = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in wish.policy)
-    digest = hashlib.sha256(wish.model_dump_json().encode()).hexdigest()[:8]
-    return out / TIMELINES / f"{name}-{digest}.json"
-
-
-def keep(row: dict[str, Value], out: Path) -> None:
-    """Store a finished row, whole or not at all, with a checksum."""
-    text = json.dumps(row, sort_keys=True)
-    content = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "row": row}
-    with atomic_write(out / FINISHED / f"{row['run_hash']}.json", SweepError) as file:
-        file.write(json.dumps(content, sort_keys=True).encode())
-
-
-def finished_row(out: Path, name: str) -> dict[str, Value] | None:
-    """The row of a finished run; None if there is none, or if its file is torn."""
-    try:
-        content = json.loads((out / FINISHED / f"{name}.json").read_bytes())
-        row: dict[str, Value] = content["row"]
-        whole = hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest() == content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return row if whole and row.get("run_hash") == name else None
-
-
-def write_results(rows: list[dict[str, Value]], path: Path) -> None:
-    """Write the table, whole or not at all. Equal rows give equal bytes."""
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    with atomic_write(path, SweepError) as file:
-        pq.write_table(table, file, compression="zstd")
-
-
-def describe(sweep: SweepConfig, runs: list[RunConfig], out: Path) -> None:
-    """Write sweep.json: what the report needs to know beside the rows."""
-    content = {
-        "name": sweep.name,
-        "title": sweep.title or sweep.name,
-        "grids": sweep.grids,
-        "warmup_tokens": sweep.warmup_tokens,
-        "measured_tokens": sweep.measured_tokens,
-        "published": [fact.model_dump() for fact in sweep.published],
+def description(sweep: Sweep) -> dict[str, Any]:
+    """What the report needs to know beside the rows."""
+    config = sweep.config
+    runs = sweep.runs
+    return {
+        "name": config.name,
+        "title": config.title or config.name,
+        "moesim_version": moesim.__version__,
+        "grids": config.grids,
+        "warmup_tokens": runs[0].warmup_tokens,
+        "measured_tokens": runs[0].measured_tokens,
+        "published": [
+            {**fact.model_dump(exclude={"cache"}), "cache_fraction": cache_fraction(fact.cache)}
+            for fact in config.published
+        ],
         "runs": len(runs),
     }
-    with atomic_write(out / SWEEP, SweepError) as file:
-        file.write(json.dumps(content, indent=1).encode())
 
 
-@contextmanager
-def claimed(out: Path, name: str) -> Iterator[None]:
-    """The output folder, for this sweep alone; the claim ends with the process, however it ends.
+def _write(sweep: Sweep, folder: SweepFolder, rows: list[Row]) -> None:
+    folder.write_results(rows)
+    folder.write_description(description(sweep))
 
-    Raises:
-        SweepError: it cannot be written.
-        ConfigError: it holds something else, or another process is sweeping into it.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: is a file; the output of a sweep is a folder")
-    described = out / SWEEP
-    if described.exists():
-        try:
-            other = json.loads(described.read_bytes())["name"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ConfigError(f"{described}: not a sweep's description; choose another --out") from None
-        if other != name:
-            raise ConfigError(f"{out}: holds the sweep {other!r}, not {name!r}; choose another folder with --out")
-    elif out.is_dir() and any(entry.name != ".lock" for entry in out.iterdir()):
-        raise ConfigError(f"{out}: is not empty and holds no sweep; choose another folder with --out")
-    try:
-        for folder in (out / FINISHED, out / TIMELINES):
-            folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SweepError(f"{out}: cannot be written: {error.strerror or error}") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"{out}: another process is sweeping into this folder") from None
-        yield
-    finally:
-        os.close(lock)
+
+@cache
+def code_hash() -> str:
+    """The hash of the code that makes rows, other packages' rules included: rows of changed code are made again."""
+    package = Path(moesim.__file__).parent
+    files = {str(file.relative_to(package)): file for file in package.rglob("*.py")}
+    for role in ROLES:
+        for rule in rules(role).values():
+            file = getattr(sys.modules[rule.__module__], "__file__", None)
+            if file is not None and package not in Path(file).parents:
+                files[rule.__module__] = Path(file)
+    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]

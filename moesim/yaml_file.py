@@ -1,4 +1,4 @@
-"""YAML that a user wrote, read safely; whatever is wrong with it becomes one line with file, key, value and rule."""
+"""YAML that a user wrote, read safely; whatever is wrong with it becomes one line: file, line, key, value and rule."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,11 +11,24 @@ from moesim.errors import ConfigError, nearest
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only; a key that is given twice is an error, where PyYAML would keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        ConfigError: unreadable, not YAML, or not a mapping.
+        ConfigError: unreadable, not YAML, not a mapping, or a key given twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -24,7 +37,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not UTF-8 text") from None
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)  # noqa: S506, a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark is not None else str(path)
@@ -59,7 +72,7 @@ def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
     """The first thing that pydantic found, in one line."""
     found = error.errors(include_url=False)[0]
     key = ".".join(map(str, found["loc"])) or "the file"
-    where = f"{path}{_line_of(path, str(found['loc'][0]) if found['loc'] else '')}"
+    where = f"{path}{line_of(path, *found['loc'])}"
     if found["type"] == "extra_forbidden":
         return f"{where}: unknown key {key!r}: {nearest(key, model.model_fields)}"
     if found["type"] == "missing":
@@ -69,13 +82,22 @@ def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
     return f"{where}: {key} = {shown}: {found['msg'].removeprefix('Value error, ')}"
 
 
-def _line_of(path: Path, key: str) -> str:
-    """`:LINE` of a top-level key, or nothing if it cannot be found."""
+def line_of(path: Path, *keys: str | int) -> str:
+    """`:LINE` of what the keys and list positions lead to, or of as much of the way as exists; else nothing."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        node = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return ""
-    for number, line in enumerate(lines, start=1):
-        if key and line.startswith(f"{key}:"):
-            return f":{number}"
-    return ""
+    line = ""
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            entry = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+            if entry is None:
+                break
+            named, node = entry
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            named = node = node.value[key]
+        else:
+            break
+        line = f":{named.start_mark.line + 1}"
+    return line
