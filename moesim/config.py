@@ -96,7 +96,7 @@ class Sweep:
         config = check({key: value for key, value in content.items() if not is_axis(key)}, SweepConfig, path)
         runs: dict[str, RunConfig] = {}
         for grid, given in config.grids.items():
-            for run in _runs(grid, {**above, **_axes(given, path, "grids", grid)}, path, "grids", grid):
+            for run in _runs(grid, _over(above, _axes(given, path, "grids", grid)), path, "grids", grid):
                 runs.setdefault(run.model_dump_json(), run)
         timelines = [_excerpt(given, above, path, number) for number, given in enumerate(config.timelines)]
         for number, fact in enumerate(config.published):
@@ -212,6 +212,11 @@ def _axes(given: Mapping[str, Any], path: Path, *place: str | int) -> Axes:
     return axes
 
 
+def _over(above: Axes, given: Axes) -> Axes:
+    """What is given, in its order, behind what is only said above."""
+    return {key: values for key, values in above.items() if key not in given} | given
+
+
 def _runs(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunConfig]:
     """One run for every combination."""
     for key in ("policy", "trace", "model", "hardware"):
@@ -236,7 +241,7 @@ def _excerpt(given: Mapping[str, Any], above: Axes, path: Path, number: int) -> 
         and 0 <= layers[0] <= layers[1]
     ):
         raise ConfigError(f"{_at(path, *place, 'layers')} = {layers}: expected [FIRST, LAST]")
-    axes = {**above, **_axes({key: value for key, value in given.items() if key != "layers"}, path, *place)}
+    axes = _over(above, _axes({key: value for key, value in given.items() if key != "layers"}, path, *place))
     axes["interval"] = [False]
     runs = list(_runs("timelines", axes, path, *place))
     if len(runs) != 1:

@@ -1,14 +1,21 @@
 """Results as text on a terminal: units that people read, colours only where they are seen."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from moesim.result import Value
 
+PLACE = {
+    "grid": "grid", "trace": "trace", "model": "model", "hardware": "hardware", "link_bytes_per_s": "link",
+    "engine": "engine", "context_tokens": "context",
+}
+"""The columns within whose values policies compete, and their heads."""
 CLASSES = ("attention", "experts", "exposed_copy", "host", "idle")
 
 
@@ -24,6 +31,8 @@ def share(value: Value) -> str:
 
 def quantity(name: str, value: Any) -> str:
     """A value in the unit that its name ends in."""
+    if value is None:
+        return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if name.endswith("_bytes_per_s"):
@@ -35,6 +44,11 @@ def quantity(name: str, value: Any) -> str:
     return str(value)
 
 
+def console() -> Console:
+    """Standard output as it is wide on a terminal; elsewhere lines are not broken, for whoever searches them."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+
+
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """Any list of records."""
     if not rows:
@@ -43,27 +57,28 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name.removesuffix("_per_s").removesuffix("_bytes").replace("_", " "), overflow="fold")
     for row in rows:
-        table.add_row(*(quantity(name, value) for name, value in row.items()))
-    Console(highlight=False).print(table)
+        table.add_row(*(escape(quantity(name, value)) for name, value in row.items()))
+    console().print(table)
 
 
 def print_run(row: Mapping[str, Value]) -> None:
     """One run: its time, what the time is made of, and what the cache did."""
-    console = Console(highlight=False)
+    out = console()
     labels = [name for name in ("bound", "open_loop", "synthetic") if row[name]]
     if not row["lossless"]:
         labels.append("lossy")
     if not row["feasible"]:
         labels.append("does not fit into the GPU's memory")
     note = f" [yellow]({', '.join(labels).replace('_', ' ')})[/yellow]" if labels else ""
-    console.print(
-        f"[bold]{row['policy']}[/bold]{note}: {row['model']} on {row['hardware']}, "
+    # A policy's brackets are markup to rich unless they are escaped.
+    out.print(
+        f"[bold]{escape(str(row['policy']))}[/bold]{note}: {row['model']} on {row['hardware']}, "
         f"cache {share(row['cache_fraction'])}, trace {row['trace']}"
     )
     if row["tpot_mean_ns"] is None:
-        console.print("no decode token was measured: lower --warmup, or give a trace that decodes")
+        out.print("no decode token was measured: lower --warmup, or give a trace that decodes")
         return
-    console.print(
+    out.print(
         f"TPOT {milliseconds(row['tpot_mean_ns'])} "
         f"({milliseconds(row['tpot_fast_ns'])} to {milliseconds(row['tpot_slow_ns'])} over the hardware's ranges), "
         f"p99 {milliseconds(row['tpot_p99_ns'])}, TTFT {milliseconds(row['ttft_mean_ns'])}"
@@ -75,34 +90,37 @@ def print_run(row: Mapping[str, Value]) -> None:
         assert isinstance(row["tpot_mean_ns"], float)
         table.add_row(f"  {name.replace('_', ' ')}", milliseconds(value), share(value / row["tpot_mean_ns"]))
     table.add_row("  link floor", milliseconds(row["link_floor_ns"]), "bytes / bandwidth")
-    console.print(table)
-    console.print(
+    out.print(table)
+    out.print(
         f"hits {share(row['hit_rate'])} of {row['hits'] or 0:,} + {row['misses'] or 0:,} accesses, "
         f"{quantity('_bytes', row['bytes_per_token'])} copied per token"
     )
     if not row["lossless"]:
-        console.print(f"executed {share(row['weight_executed'])} of the router's weight")
+        out.print(f"executed {share(row['weight_executed'])} of the router's weight")
 
 
 def print_sweep(rows: Sequence[Mapping[str, Value]], page: Path, seconds: float) -> None:
-    """A sweep in a few lines: the best deployable lossless run of each grid, and where the report is."""
-    console = Console(highlight=False)
+    """A sweep in a few lines: the best deployable lossless run of each place, and where the report is."""
+    out = console()
+    varying = [name for name in PLACE if len({row[name] for row in rows}) > 1]
     best: dict[tuple[Value, ...], Mapping[str, Value]] = {}
     for row in rows:
         if row["feasible"] and row["lossless"] and not row["bound"] and row["tpot_mean_ns"] is not None:
-            key = tuple(row[name] for name in ("grid", "model", "hardware", "link_bytes_per_s", "context_tokens"))
-            if key not in best or _tpot(row) < _tpot(best[key]):
-                best[key] = row
-    table = Table(box=None, pad_edge=False, title="Best lossless policy that fits", title_justify="left")
-    for column in ("grid", "model", "hardware", "link", "context", "policy", "cache", "TPOT"):
-        table.add_column(column)
-    for (grid, model, hardware, link, context), row in best.items():
+            place = tuple(row[name] for name in varying)
+            if place not in best or _tpot(row) < _tpot(best[place]):
+                best[place] = row
+    table = Table(box=None, pad_edge=False, title="The fastest lossless policy that fits", title_justify="left")
+    for name in varying:
+        table.add_column(PLACE[name], overflow="fold")
+    for column in ("policy", "cache", "TPOT"):
+        table.add_column(column, overflow="fold", justify="left" if column == "policy" else "right")
+    for row in best.values():
         table.add_row(
-            str(grid), str(model), str(hardware), quantity("_bytes_per_s", link), str(context or "as recorded"),
-            str(row["policy"]), share(row["cache_fraction"]), milliseconds(row["tpot_mean_ns"]),
+            *(escape(quantity(name, row[name])) for name in varying), escape(str(row["policy"])),
+            share(row["cache_fraction"]), milliseconds(row["tpot_mean_ns"]),
         )
-    console.print(table)
-    console.print(f"{len(rows)} runs in {seconds:.0f} s; report: {page}")
+    out.print(table)
+    out.print(f"{len(rows)} runs in {seconds:.0f} s; report: {page}", soft_wrap=True)
 
 
 def _tpot(row: Mapping[str, Value]) -> float:

@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moesim.atomic_write import atomic_write
+
 TRACKS = ("host", "compute", "link")
 
 
@@ -45,7 +47,11 @@ class Timeline:
         return start, stop, self.between(start, stop)
 
     def save_perfetto(self, path: Path) -> None:
-        """Write the JSON that ui.perfetto.dev opens: one thread per track, microseconds with three decimals."""
+        """Write the JSON that ui.perfetto.dev opens: one thread per track, microseconds with three decimals.
+
+        Raises:
+            InputError: it cannot be written.
+        """
         records: list[dict[str, object]] = [
             {"ph": "M", "pid": 1, "tid": number, "name": "thread_name", "args": {"name": track}}
             for number, track in enumerate(TRACKS, start=1)
@@ -62,5 +68,5 @@ class Timeline:
                 "ts": each.start_ns / 1000, "dur": (each.end_ns - each.start_ns) / 1000,
                 "args": {"layer": each.layer, "expert": each.expert, "start_ns": each.start_ns, "end_ns": each.end_ns},
             })
-        with path.open("w", encoding="utf-8") as file:
-            json.dump({"traceEvents": records, "displayTimeUnit": "ns"}, file)
+        with atomic_write(path) as file:
+            file.write(json.dumps({"traceEvents": records, "displayTimeUnit": "ns"}).encode())
