@@ -1,0 +1,134 @@
+"""The replay loop: against an explicit serial sum, and what must be conserved whatever the policy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import moesim.run
+from moesim.decide import Capacity, Decider
+from moesim.devices.simulated import SimulatedGPU
+from moesim.engine import EngineSpec, Launches
+from moesim.events import steps
+from moesim.model import Kernel, ModelSpec
+from moesim.policies.composition import known_policies, parse
+from moesim.replay import Replay
+from moesim.run import RunConfig, simulate
+from moesim.window import recorded_decisions
+from tests.oracles.serial_time import on_demand_token_ns
+from tests.traces_for_tests import random_trace
+
+SHIPPED = Path(__file__).parents[1] / "traces" / "reference-16x64.safetensors"
+KERNELS_NS = {"attention": 700, "router": 90, "experts": 400, "head": 300}
+
+
+@dataclass(frozen=True)
+class Figures:
+    link_bytes_per_s: float = 1e9
+    copy_start_up_ns: int = 150
+    copy_descriptor_ns: int = 27
+    enqueue_copy_ns: int = 11
+    enqueue_kernel_ns: int = 13
+    enqueue_graph_ns: int = 0
+    record_event_ns: int = 2
+    wait_event_ns: int = 3
+    read_back_ns: int = 240
+
+    def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:
+        return KERNELS_NS[kernel.name]
+
+
+def test_on_demand_decoding_is_the_serial_sum():
+    layers, experts, top_k = 3, 8, 2
+    trace = random_trace(9, layers, experts, top_k, seed=4)
+    model = ModelSpec(
+        name="tiny", source="test", layers=layers, experts=experts, top_k=top_k, hidden=10, expert_intermediate=50,
+        heads=1, kv_heads=1, head_size=10, vocabulary=100,
+    )
+    engine = EngineSpec(
+        name="test", source="test", mode="eager", copies_per_expert=1, start="all", read_back="blocking",
+        launches=Launches(attention=1, router=1, experts=1, experts_each=0, head=1),
+    )
+    figures = Figures()
+    outcomes = []
+    decider = Decider(parse("on-demand"), layers, experts, Capacity(2 * top_k, workspace=True), largest_event=top_k)
+    device = SimulatedGPU(figures, engine)
+    device.run(Replay(steps(trace), decider, device, model, engine, decider.slots, outcomes.append).program())
+    expected = on_demand_token_ns(
+        layers=layers, copies_bytes=(model.expert_bytes,) * top_k, bytes_per_s=10**9,
+        copy_start_up_ns=figures.copy_start_up_ns, copy_descriptor_ns=figures.copy_descriptor_ns,
+        enqueue_copy_ns=figures.enqueue_copy_ns, host_before_first_copy_ns=0,
+        host_after_last_copy_ns=figures.record_event_ns + figures.wait_event_ns,
+        enqueue_launch_ns=figures.enqueue_kernel_ns,
+        before_router_ns=(KERNELS_NS["attention"], KERNELS_NS["router"]), experts_ns=(KERNELS_NS["experts"],),
+        head_ns=(KERNELS_NS["head"],), read_back_ns=figures.read_back_ns,
+    )
+    assert [each.end_ns - each.begin_ns for each in outcomes] == [expected] * trace.tokens
+    assert all(each.copies == layers * top_k for each in outcomes)
+
+
+def run(policy="lru", **more):
+    values = {
+        "trace": SHIPPED, "model": "olmoe-1b-7b", "hardware": "rtx-a6000", "policy": policy, "cache_fraction": 0.25,
+        "warmup_tokens": 8, "measured_tokens": 24, "interval": False,
+    }
+    return simulate(RunConfig(**(values | more))).row()
+
+
+@pytest.mark.parametrize("engine", ["yalis", "graph", "eager"])
+@pytest.mark.parametrize("policy", known_policies())
+def test_time_bytes_and_accesses_are_conserved(policy, engine):
+    row = run(policy, engine=engine)
+    classes = ("attention", "experts", "exposed_copy", "host", "idle")
+    assert sum(row[f"{name}_total_ns"] for name in classes) == row["decode_total_ns"]
+    assert sum(row[f"tpot_{name}_ns"] for name in classes) == pytest.approx(row["tpot_mean_ns"], rel=1e-12)
+    assert row["tpot_mean_ns"] * row["tokens_measured"] == pytest.approx(row["decode_total_ns"])
+    assert row["hits"] + row["misses"] == 24 * 16 * 8
+    assert sum(row[name] for name in row if name.startswith("misses_")) == row["misses"]
+    fetched = row["misses"] - row["stood_in"]
+    assert row["bytes_copied"] == (fetched + row["prefetches"]) * row["expert_bytes"]
+    assert row["tpot_mean_ns"] >= row["link_floor_ns"]
+    assert row["lossless"] == (row["weight_executed"] == 1.0)
+
+
+@pytest.mark.parametrize("policy", ["lru", "least-stale[key=left-first]", "speculate-and-execute", "belady"])
+def test_decisions_played_back_are_the_policy_at_work(policy, monkeypatch):
+    played = run(policy)
+    monkeypatch.setattr(moesim.run, "RECORDED_TOKENS", 0)
+    recorded_decisions.cache_clear()
+    assert run(policy) == played
+    assert recorded_decisions.cache_info().misses == 0
+
+
+def test_no_cache_is_on_demand_and_everything_resident_never_copies():
+    empty, demand = run("lru", cache_fraction=0.0), run("on-demand")
+    same = ("tpot_mean_ns", "ttft_mean_ns", "hits", "misses", "bytes_copied")
+    assert [empty[name] for name in same] == [demand[name] for name in same]
+    assert run("all-resident")["bytes_copied"] == 0
+
+
+def test_an_endless_link_leaves_the_time_of_all_experts_resident():
+    free = dict.fromkeys(
+        ("copy_start_up_ns", "copy_descriptor_ns", "enqueue_copy_ns", "record_event_ns", "wait_event_ns", "read_back_ns"), 0
+    )
+    endless = {**free, "link_bytes_per_s": 1e20, "enqueue_kernel_ns": 0}
+    resident = run("all-resident", hardware_overrides=endless)["tpot_mean_ns"]
+    assert run("on-demand", hardware_overrides=endless)["tpot_mean_ns"] == resident
+
+
+def test_a_faster_link_is_never_slower():
+    times = [run("lru", hardware_overrides={"link_bytes_per_s": rate})["tpot_mean_ns"] for rate in (5e9, 20e9, 80e9)]
+    assert times == sorted(times, reverse=True)
+
+
+def test_the_public_branch_of_yalis_copies_the_last_layer_never():
+    whole, public = run("on-demand", engine="yalis"), run("on-demand", engine="yalis-public")
+    assert public["bytes_copied"] * 16 == whole["bytes_copied"] * 15
+
+
+def test_prefill_streams_whole_layers_where_the_slots_hold_two():
+    streamed = run("lru", cache_fraction=0.25, warmup_tokens=0)
+    assert streamed["prefill_bytes_copied"] % streamed["expert_bytes"] == 0
+    small = run("lru", cache_fraction=0.1, warmup_tokens=0)  # 102 slots: not two layers of 64
+    assert small["prefill_misses"] * small["expert_bytes"] == small["prefill_bytes_copied"]
+    assert streamed["prefill_misses"] < small["prefill_misses"]
