@@ -1,7 +1,8 @@
 """YAML that a user wrote, read safely; whatever is wrong with it becomes one line: file, line, key, value and rule."""
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -69,17 +70,34 @@ def check(content: dict[str, Any], model: type[Model], path: Path) -> Model:
 
 
 def explain(error: ValidationError, model: type[BaseModel], path: Path) -> str:
-    """The first thing that pydantic found, in one line."""
-    found = error.errors(include_url=False)[0]
+    """One thing that pydantic found, in one line: an unknown key before the first other, which it often explains."""
+    errors = error.errors(include_url=False)
+    found = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
     key = ".".join(map(str, found["loc"])) or "the file"
     where = f"{path}{line_of(path, *found['loc'])}"
     if found["type"] == "extra_forbidden":
-        return f"{where}: unknown key {key!r}: {nearest(key, model.model_fields)}"
+        return f"{where}: unknown key {key!r}: {nearest(str(found['loc'][-1]), _keys(model, found['loc']))}"
     if found["type"] == "missing":
         return f"{where}: {key} is missing"
     value = repr(found["input"])
     shown = value if len(value) <= 80 else value[:77] + "..."
     return f"{where}: {key} = {shown}: {found['msg'].removeprefix('Value error, ')}"
+
+
+def _keys(model: type[BaseModel], place: Sequence[str | int]) -> Iterable[str]:
+    """The keys known where `place` leads to: those of a model somewhere in the types of the fields on the way."""
+    for key in place[:-1]:
+        field = model.model_fields.get(str(key))
+        if field is not None:
+            model = next(_models_in(field.annotation), model)
+    return model.model_fields
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def line_of(path: Path, *keys: str | int) -> str:

@@ -1,0 +1,56 @@
+"""A small sweep in a folder of its own: a made trace, a made model, a shipped machine and engine."""
+
+from pathlib import Path
+from textwrap import dedent
+
+from tests.traces_for_tests import random_trace
+
+MODEL = """
+name: tiny
+source: made for tests
+layers: 3
+experts: 8
+top_k: 2
+hidden: 512
+expert_intermediate: 256
+heads: 4
+kv_heads: 4
+head_size: 64
+vocabulary: 1000
+"""
+
+SWEEP = """
+name: tiny
+title: A tiny sweep
+trace: tiny.safetensors
+model: ./tiny.yaml
+hardware: rtx-a6000
+warmup_tokens: 10
+grids:
+  policies:
+    policy: [on-demand, lru, lfu, fifo, 'least-stale[key=cyclic]', speculate-and-execute, all-resident]
+    cache: [0%, 50%, 0.5, 75%]
+    context_tokens: 128
+  links:
+    policy: [lru, prefetch-and-refetch]
+    cache: [10%, 60%]
+    hardware.link_bytes_per_s: [6e9, 25e9, 54.9e9]
+    interval: false
+published:
+  - {grid: policies, policy: lru, cache: 50%, tpot_ns: 1_000_000, source: made for tests}
+timelines:
+  - {policy: lru, cache: 50%, layers: [1, 2]}
+"""
+RUNS = 2 + 5 * 3 + 2 * 2 * 3
+"""on-demand and all-resident stand once, 50% and 0.5 are one size."""
+
+
+def write_sweep(folder: Path, text: str = SWEEP, tokens: int = 60) -> Path:
+    """A sweep's file, with the trace and the model that it names beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "tiny.safetensors").exists():
+        random_trace(tokens=tokens, prompt=5).save(folder / "tiny.safetensors")
+        (folder / "tiny.yaml").write_text(MODEL)
+    path = folder / "sweep.yaml"
+    path.write_text(dedent(text))
+    return path
