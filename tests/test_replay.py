@@ -1,6 +1,5 @@
 """The replay loop: against an explicit serial sum, and what must be conserved whatever the policy."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,34 +7,18 @@ import pytest
 import moesim.run
 from moesim.decide import Capacity, Decider
 from moesim.devices.simulated import SimulatedGPU
-from moesim.engine import EngineSpec, Launches
 from moesim.events import steps
-from moesim.model import Kernel, ModelSpec
+from moesim.model import ModelSpec
 from moesim.policies.composition import known_policies, parse
 from moesim.replay import Replay
 from moesim.run import RunConfig, simulate
 from moesim.window import recorded_decisions
 from tests.oracles.serial_time import on_demand_token_ns
+from tests.plain_hardware import PlainHardware, plain_engine
 from tests.traces_for_tests import random_trace
 
 SHIPPED = Path(__file__).parents[1] / "traces" / "reference-16x64.safetensors"
 KERNELS_NS = {"attention": 700, "router": 90, "experts": 400, "head": 300}
-
-
-@dataclass(frozen=True)
-class Figures:
-    link_bytes_per_s: float = 1e9
-    copy_start_up_ns: int = 150
-    copy_descriptor_ns: int = 27
-    enqueue_copy_ns: int = 11
-    enqueue_kernel_ns: int = 13
-    enqueue_graph_ns: int = 0
-    record_event_ns: int = 2
-    wait_event_ns: int = 3
-    read_back_ns: int = 240
-
-    def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:
-        return KERNELS_NS[kernel.name]
 
 
 def test_on_demand_decoding_is_the_serial_sum():
@@ -45,11 +28,11 @@ def test_on_demand_decoding_is_the_serial_sum():
         name="tiny", source="test", layers=layers, experts=experts, top_k=top_k, hidden=10, expert_intermediate=50,
         heads=1, kv_heads=1, head_size=10, vocabulary=100,
     )
-    engine = EngineSpec(
-        name="test", source="test", mode="eager", copies_per_expert=1, start="all", read_back="blocking",
-        launches=Launches(attention=1, router=1, experts=1, experts_each=0, head=1),
+    figures = PlainHardware(
+        copy_start_up_ns=150, copy_descriptor_ns=27, enqueue_copy_ns=11, enqueue_kernel_ns=13, record_event_ns=2,
+        wait_event_ns=3, read_back_ns=240, kernels_ns=KERNELS_NS,
     )
-    figures = Figures()
+    engine = plain_engine()
     outcomes = []
     decider = Decider(parse("on-demand"), layers, experts, Capacity(2 * top_k, workspace=True), largest_event=top_k)
     device = SimulatedGPU(figures, engine)

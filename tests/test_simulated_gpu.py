@@ -1,41 +1,14 @@
 """The virtual GPU, one mechanism at a time, against instants worked out by hand."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from moesim.devices.simulated import SimulatedGPU, SimulatedStream
-from moesim.engine import EngineSpec, Launches
 from moesim.model import Kernel
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Round numbers; one byte takes one nanosecond unless said otherwise. Kernels last as many ns as `hbm_bytes`."""
-
-    link_bytes_per_s: float = 1e9
-    copy_start_up_ns: int = 10
-    copy_descriptor_ns: int = 2
-    enqueue_copy_ns: int = 3
-    enqueue_kernel_ns: int = 5
-    enqueue_graph_ns: int = 4
-    record_event_ns: int = 0
-    wait_event_ns: int = 0
-    read_back_ns: int = 7
-
-    def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:
-        return kernel.hbm_bytes
-
-
-def engine(mode="eager", copies_per_expert=1):
-    return EngineSpec(
-        name="test", source="test", mode=mode, copies_per_expert=copies_per_expert, start="all", read_back="blocking",
-        launches=Launches(attention=1, router=1, experts=1, experts_each=0, head=1),
-    )
+from tests.plain_hardware import PlainHardware, plain_engine
 
 
 def gpu(figures=None, **engine_options):
-    return SimulatedGPU(figures or Figures(), engine(**engine_options))
+    return SimulatedGPU(figures or PlainHardware(), plain_engine(**engine_options))
 
 
 def kernel(device, duration_ns, launches=1, kind="attention"):
@@ -64,7 +37,7 @@ def test_a_copy_pays_the_start_up_only_when_the_engine_was_idle():
 
 def test_eight_queued_copies_take_what_was_measured_on_an_h200():
     """1,409 us for eight queued 9.4 MB copies: 15 us once, 2.7 us each, 54.9 GB/s (docs/hardware-profiles.md)."""
-    figures = Figures(54.9e9, copy_start_up_ns=15_000, copy_descriptor_ns=2_700, enqueue_copy_ns=0)
+    figures = PlainHardware(54.9e9, copy_start_up_ns=15_000, copy_descriptor_ns=2_700, enqueue_copy_ns=0)
     device, done = gpu(figures), []
 
     def program():
@@ -78,7 +51,7 @@ def test_eight_queued_copies_take_what_was_measured_on_an_h200():
 
 
 def test_pieces_that_the_host_enqueues_too_slowly_find_the_engine_idle_again():
-    device, done = gpu(Figures(enqueue_copy_ns=200), copies_per_expert=2), []
+    device, done = gpu(PlainHardware(enqueue_copy_ns=200), copies_per_expert=2), []
 
     def program():
         device.copy(device.copies, 0, 0, 100)

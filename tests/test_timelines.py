@@ -1,43 +1,28 @@
 """The virtual GPU against whole timelines worked out by hand, and the named sum of each."""
 
-from dataclasses import dataclass
-
 import pytest
 
 from moesim.devices.simulated import SimulatedGPU, SimulatedStream
-from moesim.engine import EngineSpec, Launches
 from moesim.model import Kernel
 from moesim.timeline import Timeline
 from moesim.token_time import named_sum
 from tests.oracles import timelines as by_hand
+from tests.plain_hardware import PlainHardware, plain_engine
 
 
-@dataclass(frozen=True)
-class Figures:
-    link_bytes_per_s: float
-    copy_start_up_ns: int = by_hand.START_UP
-    copy_descriptor_ns: int = by_hand.DESCRIPTOR
-    enqueue_copy_ns: int = by_hand.COSTS["copy"]
-    enqueue_kernel_ns: int = by_hand.COSTS["kernel"]
-    enqueue_graph_ns: int = 0
-    record_event_ns: int = by_hand.COSTS["record"]
-    wait_event_ns: int = by_hand.COSTS["wait"]
-    read_back_ns: int = by_hand.READ_BACK
-
-    def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:
-        return kernel.hbm_bytes
-
-
-ENGINE = EngineSpec(
-    name="test", source="test", mode="eager", copies_per_expert=1, start="all", read_back="blocking",
-    launches=Launches(attention=1, router=1, experts=1, experts_each=0, head=1),
-)
+def hardware_of(scenario):
+    costs = by_hand.COSTS
+    return PlainHardware(
+        link_bytes_per_s=scenario.bytes_per_s, copy_start_up_ns=by_hand.START_UP, copy_descriptor_ns=by_hand.DESCRIPTOR,
+        enqueue_copy_ns=costs["copy"], enqueue_kernel_ns=costs["kernel"], record_event_ns=costs["record"],
+        wait_event_ns=costs["wait"], read_back_ns=by_hand.READ_BACK,
+    )
 
 
 @pytest.mark.parametrize("scenario", by_hand.TIMELINES, ids=lambda scenario: scenario.name)
 def test_every_instant_and_the_named_sum(scenario):
     timeline = Timeline(experts_per_layer=10**6)
-    device = SimulatedGPU(Figures(scenario.bytes_per_s), ENGINE, timeline)
+    device = SimulatedGPU(hardware_of(scenario), plain_engine(), timeline)
     streams = {"compute": device.compute, "copy": device.copies}
     ran, returned, events, copies, issued = {}, {}, {}, {}, {}
     needed = {name for names in scenario.needs.values() for name in names}
