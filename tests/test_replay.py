@@ -25,12 +25,27 @@ def test_on_demand_decoding_is_the_serial_sum():
     layers, experts, top_k = 3, 8, 2
     trace = random_trace(9, layers, experts, top_k, seed=4)
     model = ModelSpec(
-        name="tiny", source="test", layers=layers, experts=experts, top_k=top_k, hidden=10, expert_intermediate=50,
-        heads=1, kv_heads=1, head_size=10, vocabulary=100,
+        name="tiny",
+        source="test",
+        layers=layers,
+        experts=experts,
+        top_k=top_k,
+        hidden=10,
+        expert_intermediate=50,
+        heads=1,
+        kv_heads=1,
+        head_size=10,
+        vocabulary=100,
     )
     figures = PlainHardware(
-        copy_start_up_ns=150, copy_descriptor_ns=27, enqueue_copy_ns=11, enqueue_kernel_ns=13, record_event_ns=2,
-        wait_event_ns=3, read_back_ns=240, kernels_ns=KERNELS_NS,
+        copy_start_up_ns=150,
+        copy_descriptor_ns=27,
+        enqueue_copy_ns=11,
+        enqueue_kernel_ns=13,
+        record_event_ns=2,
+        wait_event_ns=3,
+        read_back_ns=240,
+        kernels_ns=KERNELS_NS,
     )
     engine = plain_engine()
     outcomes = []
@@ -38,13 +53,19 @@ def test_on_demand_decoding_is_the_serial_sum():
     device = SimulatedGPU(figures, engine)
     device.run(Replay(steps(trace), decider, device, model, engine, decider.slots, outcomes.append).program())
     expected = on_demand_token_ns(
-        layers=layers, copies_bytes=(model.expert_bytes,) * top_k, bytes_per_s=10**9,
-        copy_start_up_ns=figures.copy_start_up_ns, copy_descriptor_ns=figures.copy_descriptor_ns,
-        enqueue_copy_ns=figures.enqueue_copy_ns, host_before_first_copy_ns=0,
+        layers=layers,
+        copies_bytes=(model.expert_bytes,) * top_k,
+        bytes_per_s=10**9,
+        copy_start_up_ns=figures.copy_start_up_ns,
+        copy_descriptor_ns=figures.copy_descriptor_ns,
+        enqueue_copy_ns=figures.enqueue_copy_ns,
+        host_before_first_copy_ns=0,
         host_after_last_copy_ns=figures.record_event_ns + figures.wait_event_ns,
         enqueue_launch_ns=figures.enqueue_kernel_ns,
-        before_router_ns=(KERNELS_NS["attention"], KERNELS_NS["router"]), experts_ns=(KERNELS_NS["experts"],),
-        head_ns=(KERNELS_NS["head"],), read_back_ns=figures.read_back_ns,
+        before_router_ns=(KERNELS_NS["attention"], KERNELS_NS["router"]),
+        experts_ns=(KERNELS_NS["experts"],),
+        head_ns=(KERNELS_NS["head"],),
+        read_back_ns=figures.read_back_ns,
     )
     assert [each.end_ns - each.begin_ns for each in outcomes] == [expected] * trace.tokens
     assert all(each.copies == layers * top_k for each in outcomes)
@@ -52,8 +73,14 @@ def test_on_demand_decoding_is_the_serial_sum():
 
 def run(policy="lru", **more):
     values = {
-        "trace": SHIPPED, "model": "olmoe-1b-7b", "hardware": "rtx-a6000", "policy": policy, "cache_fraction": 0.25,
-        "warmup_tokens": 8, "measured_tokens": 24, "interval": False,
+        "trace": SHIPPED,
+        "model": "olmoe-1b-7b",
+        "hardware": "rtx-a6000",
+        "policy": policy,
+        "cache_fraction": 0.25,
+        "warmup_tokens": 8,
+        "measured_tokens": 24,
+        "interval": False,
     }
     return simulate(RunConfig(**(values | more))).row()
 
@@ -92,7 +119,15 @@ def test_no_cache_is_on_demand_and_everything_resident_never_copies():
 
 def test_an_endless_link_leaves_the_time_of_all_experts_resident():
     free = dict.fromkeys(
-        ("copy_start_up_ns", "copy_descriptor_ns", "enqueue_copy_ns", "record_event_ns", "wait_event_ns", "read_back_ns"), 0
+        (
+            "copy_start_up_ns",
+            "copy_descriptor_ns",
+            "enqueue_copy_ns",
+            "record_event_ns",
+            "wait_event_ns",
+            "read_back_ns",
+        ),
+        0,
     )
     endless = {**free, "link_bytes_per_s": 1e20, "enqueue_kernel_ns": 0}
     resident = run("all-resident", hardware_overrides=endless)["tpot_mean_ns"]

@@ -13,9 +13,14 @@ from tests.plain_hardware import PlainHardware, plain_engine
 def hardware_of(scenario):
     costs = by_hand.COSTS
     return PlainHardware(
-        link_bytes_per_s=scenario.bytes_per_s, copy_start_up_ns=by_hand.START_UP, copy_descriptor_ns=by_hand.DESCRIPTOR,
-        enqueue_copy_ns=costs["copy"], enqueue_kernel_ns=costs["kernel"], record_event_ns=costs["record"],
-        wait_event_ns=costs["wait"], read_back_ns=by_hand.READ_BACK,
+        link_bytes_per_s=scenario.bytes_per_s,
+        copy_start_up_ns=by_hand.START_UP,
+        copy_descriptor_ns=by_hand.DESCRIPTOR,
+        enqueue_copy_ns=costs["copy"],
+        enqueue_kernel_ns=costs["kernel"],
+        record_event_ns=costs["record"],
+        wait_event_ns=costs["wait"],
+        read_back_ns=by_hand.READ_BACK,
     )
 
 

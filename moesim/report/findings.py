@@ -35,9 +35,7 @@ def comparisons(results: Results) -> list[Comparison]:
         for row in results.grid(fact["grid"]):
             same = all(row[key] == fact[key] for key in ("policy", "context_tokens", "cache_fraction"))
             if same:
-                found.append(
-                    Comparison(fact["policy"], fact["context_tokens"], fact["tpot_ns"], row, fact["source"])
-                )
+                found.append(Comparison(fact["policy"], fact["context_tokens"], fact["tpot_ns"], row, fact["source"]))
     return found
 
 
@@ -48,8 +46,8 @@ def headline(results: Results) -> list[str]:
     if best is None:
         return ["No lossless policy of this sweep fits into the GPU's memory."]
     sentences = [
-        f"{_sentence_start(policy_words(best['policy']))} with {percent(best['cache_fraction'])} of the experts on the GPU is "
-        f"the fastest lossless choice: {milliseconds(best['tpot_mean_ns'])} per token{_interval(best)}, "
+        f"{_sentence_start(policy_words(best['policy']))} with {percent(best['cache_fraction'])} of the experts "
+        f"on the GPU is the fastest lossless choice: {milliseconds(best['tpot_mean_ns'])} per token{_interval(best)}, "
         f"{best['tokens_per_s']:.1f} tokens/s, {best['vram_bytes'] / 1e9:.1f} GB of GPU memory."
     ]
     demand = next((row for row in rows if row["policy"] == "on-demand"), None)
@@ -64,9 +62,7 @@ def headline(results: Results) -> list[str]:
         f"({percent(round(best[f'tpot_{largest}_ns'] / best['tpot_mean_ns'], 3))})."
     )
     bounds = []
-    optimum = next(
-        (r for r in rows if r["policy"] == "belady" and r["cache_fraction"] == best["cache_fraction"]), None
-    )
+    optimum = next((r for r in rows if r["policy"] == "belady" and r["cache_fraction"] == best["cache_fraction"]), None)
     if optimum is not None:
         bounds.append(f"offline-optimal eviction at the same size {milliseconds(optimum['tpot_mean_ns'])}")
     resident = next((row for row in rows if row["policy"] == "all-resident"), None)
@@ -80,7 +76,8 @@ def headline(results: Results) -> list[str]:
         gain = 1 - lossy["tpot_mean_ns"] / best["tpot_mean_ns"]
         comparison = f"{percent(round(abs(gain), 3))} {'less' if gain > 0 else 'more'}"
         cost = (
-            "an unknown share of the router's weight" if lossy["weight_executed"] is None
+            "an unknown share of the router's weight"
+            if lossy["weight_executed"] is None
             else f"{percent(round(lossy['weight_executed'], 3))} of the router's weight"
         )
         sentences.append(

@@ -16,8 +16,8 @@ from moesim.report.words import CLASSES, gigabytes_per_s, milliseconds, percent,
 CAPTIONS = {
     "time-by-policy": (
         "Where a token's time goes",
-        "Each instant belongs to the first class that applies, so the bars add up to the time per output token exactly. "
-        "The thick mark is the least time that the link needs for the bytes that this policy moves.",
+        "Each instant belongs to the first class that applies, so the bars add up to the time per output token "
+        "exactly. The thick mark is the least time that the link needs for the bytes that this policy moves.",
     ),
     "cache-size": (
         "What a larger cache buys",
@@ -26,8 +26,8 @@ CAPTIONS = {
     ),
     "misses": (
         "Why experts were missing",
-        "A bad policy shows as misses that offline-optimal eviction would have hit; a working set that cannot fit shows as "
-        "misses that it has too.",
+        "A bad policy shows as misses that offline-optimal eviction would have hit; a working set that cannot fit "
+        "shows as misses that it has too.",
     ),
     "timeline": ("A few layers of one token", "Host, GPU and link on one time scale, in steady decoding."),
     "bandwidth": (
@@ -44,7 +44,10 @@ CAPTIONS = {
 def render(results: Results, pictures: dict[str, bytes]) -> str:
     """The page as HTML."""
     environment = Environment(
-        loader=PackageLoader("moesim.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("moesim.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
     )
     first = results.rows[0]
@@ -86,8 +89,21 @@ def render(results: Results, pictures: dict[str, bytes]) -> str:
 
 
 COLUMNS = (
-    "grid", "policy", "kind", "cache", "link", "context", "time per token", "interval", "waiting for copies", "hits",
-    "kept hits", "weight executed", "copied per token", "time to first token", "GPU memory",
+    "grid",
+    "policy",
+    "kind",
+    "cache",
+    "link",
+    "context",
+    "time per token",
+    "interval",
+    "waiting for copies",
+    "hits",
+    "kept hits",
+    "weight executed",
+    "copied per token",
+    "time to first token",
+    "GPU memory",
 )
 
 
@@ -138,7 +154,9 @@ def _profile(name: str) -> dict[str, Any]:
     figures = []
     for key, quantity in spec.figures.items():
         unit, scale = _unit(key)
-        spread = "" if quantity.low == quantity.high else f" ({quantity.low / scale:,.4g} – {quantity.high / scale:,.4g})"
+        spread = (
+            "" if quantity.low == quantity.high else f" ({quantity.low / scale:,.4g} – {quantity.high / scale:,.4g})"
+        )
         words = key.removesuffix("_bytes_per_s").removesuffix("_per_s").removesuffix("_bytes").removesuffix("_ns")
         figures.append(
             {
@@ -152,7 +170,10 @@ def _profile(name: str) -> dict[str, Any]:
 
 def _unit(key: str) -> tuple[str, float]:
     for suffix, unit, scale in (
-        ("_bytes_per_s", "GB/s", 1e9), ("flops_per_s", "TFLOP/s", 1e12), ("_bytes", "GB", 1e9), ("_ns", "µs", 1e3),
+        ("_bytes_per_s", "GB/s", 1e9),
+        ("flops_per_s", "TFLOP/s", 1e12),
+        ("_bytes", "GB", 1e9),
+        ("_ns", "µs", 1e3),
     ):
         if key.endswith(suffix):
             return unit, scale
@@ -168,14 +189,17 @@ def _basis(results: Results, first: Row) -> list[tuple[str, str]]:
     synthetic = any(row["synthetic"] for row in results.rows)
     configuration = json.loads(first["configuration"])
     return [
-        ("trace", all_of("trace") + (" – synthetic routing, not a model's" if synthetic else " – recorded from a model")),
+        (
+            "trace",
+            all_of("trace") + (" – synthetic routing, not a model's" if synthetic else " – recorded from a model"),
+        ),
         ("model", all_of("model")),
         ("engine", all_of("engine")),
         ("tokens", f"{configuration['warmup_tokens']} decoded to warm up, {all_of('tokens_measured')} measured"),
         ("kernel times", all_of("kernel_times")),
         (
             "speculation",
-            "predictions are those recorded from true states (open loop): errors do not compound as they would in decoding",
+            "predictions are those recorded from true states (open loop): errors do not compound as in decoding",
         ),
         (
             "interval",

@@ -24,7 +24,14 @@ REASONS = {
 # Paul Tol's muted scheme, which colour-blind readers can tell apart.
 COLOURS = ("#332288", "#cc6677", "#117733", "#ddaa33", "#44aa99", "#aa4499", "#999933", "#882255", "#66aadd", "#777777")
 KNOWN = (
-    "lru", "speculate-and-execute", "prefetch-and-refetch", "on-demand", "least-stale", "resident-execute", "fifo", "lfu",
+    "lru",
+    "speculate-and-execute",
+    "prefetch-and-refetch",
+    "on-demand",
+    "least-stale",
+    "resident-execute",
+    "fifo",
+    "lfu",
 )
 BOUND_COLOUR = "#555555"
 
@@ -33,9 +40,15 @@ def policy_words(policy: str) -> str:
     """`least-stale[key=cyclic]` as "least-stale (key: cyclic)"."""
     name, arguments = split_call(policy)
     words = {
-        "on-demand": "on demand", "speculate-and-execute": "speculate and execute",
-        "prefetch-and-refetch": "prefetch and refetch", "resident-execute": "resident execute",
-        "all-resident": "all resident", "lru": "LRU", "lfu": "LFU", "fifo": "FIFO", "belady": "Belady",
+        "on-demand": "on demand",
+        "speculate-and-execute": "speculate and execute",
+        "prefetch-and-refetch": "prefetch and refetch",
+        "resident-execute": "resident execute",
+        "all-resident": "all resident",
+        "lru": "LRU",
+        "lfu": "LFU",
+        "fifo": "FIFO",
+        "belady": "Belady",
         "least-stale": "Least-Stale",
     }.get(name, name)
     if not arguments:

@@ -25,15 +25,42 @@ def row(policy="lru", cache=0.25, tpot_ms=80.0, **more):
     values |= {field.name: 0.0 for field in SCHEMA if pa.types.is_floating(field.type)}
     values |= {field.name: "" for field in SCHEMA if pa.types.is_string(field.type)}
     values |= {
-        "grid": "policies", "policy": policy, "model": "qwen3-30b-a3b", "hardware": "rtx-a6000", "trace": "recorded",
-        "device": "simulated", "engine": "yalis", "cache_fraction": cache, "per_layer": False, "context_tokens": 1024,
-        "batch_tokens": 1, "link_bytes_per_s": 25_700_000_000, "lossless": True, "bound": False, "open_loop": False,
-        "synthetic": False, "feasible": True, "slots": 1536, "vram_bytes": 20_000_000_000, "tokens_measured": 128,
-        "tpot_mean_ns": tpot, "tpot_fast_ns": tpot * 0.95, "tpot_slow_ns": tpot * 1.05, "tokens_per_s": 1e9 / tpot,
+        "grid": "policies",
+        "policy": policy,
+        "model": "qwen3-30b-a3b",
+        "hardware": "rtx-a6000",
+        "trace": "recorded",
+        "device": "simulated",
+        "engine": "yalis",
+        "cache_fraction": cache,
+        "per_layer": False,
+        "context_tokens": 1024,
+        "batch_tokens": 1,
+        "link_bytes_per_s": 25_700_000_000,
+        "lossless": True,
+        "bound": False,
+        "open_loop": False,
+        "synthetic": False,
+        "feasible": True,
+        "slots": 1536,
+        "vram_bytes": 20_000_000_000,
+        "tokens_measured": 128,
+        "tpot_mean_ns": tpot,
+        "tpot_fast_ns": tpot * 0.95,
+        "tpot_slow_ns": tpot * 1.05,
+        "tokens_per_s": 1e9 / tpot,
         **{f"tpot_{name}_ns": value for name, value in parts.items()},
-        "tpot_exposed_copy_ns": tpot - sum(parts.values()), "link_floor_ns": tpot * 0.8, "hits": 100, "misses": 50,
-        **{f"misses_{reason}": 10 for reason in REASONS}, "hit_rate": 2 / 3, "resident_hit_rate": 2 / 3,
-        "weight_executed": 1.0, "bytes_per_token": 2e9, "ttft_mean_ns": 1e9, "kernel_times": "roofline",
+        "tpot_exposed_copy_ns": tpot - sum(parts.values()),
+        "link_floor_ns": tpot * 0.8,
+        "hits": 100,
+        "misses": 50,
+        **{f"misses_{reason}": 10 for reason in REASONS},
+        "hit_rate": 2 / 3,
+        "resident_hit_rate": 2 / 3,
+        "weight_executed": 1.0,
+        "bytes_per_token": 2e9,
+        "ttft_mean_ns": 1e9,
+        "kernel_times": "roofline",
         "configuration": json.dumps({"warmup_tokens": 64}),
     }
     return values | more
@@ -50,29 +77,46 @@ def sweep_of(folder, rows, **more):
 def full_sweep():
     rows = [
         row(policy, cache, tpot_ms=150 - place - 100 * cache, lossless=lossless, bound=bound, weight_executed=weight)
-        for place, (policy, lossless, bound, weight) in enumerate([
-            ("lru", True, False, 1.0), ("least-stale[key=cyclic]", True, False, 1.0),
-            ("speculate-and-execute", False, False, 0.93), ("belady", True, True, 1.0),
-        ])
+        for place, (policy, lossless, bound, weight) in enumerate(
+            [
+                ("lru", True, False, 1.0),
+                ("least-stale[key=cyclic]", True, False, 1.0),
+                ("speculate-and-execute", False, False, 0.93),
+                ("belady", True, True, 1.0),
+            ]
+        )
         for cache in (0.0, 0.25, 0.5)
     ]
     rows.append(row("on-demand", 0.0, 160.0))
     rows.append(row("all-resident", 1.0, 12.0, bound=True, feasible=False))
     rows += [
-        row("lru", cache, 90 - 50 * cache, grid="bandwidth", link_bytes_per_s=link, tpot_fast_ns=None, tpot_slow_ns=None)
-        for cache in (0.25, 0.5) for link in (12_000_000_000, 25_700_000_000)
+        row(
+            "lru", cache, 90 - 50 * cache, grid="bandwidth", link_bytes_per_s=link, tpot_fast_ns=None, tpot_slow_ns=None
+        )
+        for cache in (0.25, 0.5)
+        for link in (12_000_000_000, 25_700_000_000)
     ]
     rows += [row("on-demand", 0.0, 158.0 + i, grid="contexts", context_tokens=1024 * 4**i) for i in range(2)]
     return rows
 
 
 FACT = {
-    "grid": "contexts", "policy": "on-demand", "context_tokens": 1024, "cache_fraction": 0.0, "tpot_ns": 160_000_000,
+    "grid": "contexts",
+    "policy": "on-demand",
+    "context_tokens": 1024,
+    "cache_fraction": 0.0,
+    "tpot_ns": 160_000_000,
     "source": "a paper",
 }
 TIMELINE = {
-    "name": "lru", "policy": "lru", "cache_fraction": 0.25, "context_tokens": 1024, "layers": [1, 2], "start_ns": 0,
-    "end_ns": 100, "slices": [
+    "name": "lru",
+    "policy": "lru",
+    "cache_fraction": 0.25,
+    "context_tokens": 1024,
+    "layers": [1, 2],
+    "start_ns": 0,
+    "end_ns": 100,
+    "slices": [
         {"track": "link", "name": "copy", "start_ns": 5, "end_ns": 60, "layer": 1, "expert": 3},
         {"track": "compute", "name": "experts", "start_ns": 60, "end_ns": 90, "layer": 1, "expert": -1},
         {"track": "host", "name": "read back", "start_ns": 0, "end_ns": 5, "layer": -1, "expert": -1},
@@ -99,7 +143,12 @@ def test_every_panel_is_there_and_nothing_is_fetched(folder):
     assert source.count("data:image/svg+xml;base64,") == 6
     assert not re.search(r"(src|href)=\"(?!data:)", source)
     assert sorted(file.stem for file in (folder / "figures").glob("*.png")) == [
-        "bandwidth", "cache-size", "context", "misses", "time-by-policy", "timeline",
+        "bandwidth",
+        "cache-size",
+        "context",
+        "misses",
+        "time-by-policy",
+        "timeline",
     ]
 
 
@@ -113,7 +162,9 @@ def test_the_same_results_give_the_same_bytes(folder):
 def test_the_headline_names_the_fastest_lossless_policy_that_could_be_deployed(folder):
     text = text_of(write_report(folder))
     # least-stale at 50 %: 150 - 1 - 50; belady and speculation are faster, but a bound and lossy
-    assert "Least-Stale (key: cyclic) with 50 % of the experts on the GPU is the fastest lossless choice: 99.0 ms" in text
+    assert (
+        "Least-Stale (key: cyclic) with 50 % of the experts on the GPU is the fastest lossless choice: 99.0 ms" in text
+    )
     assert "(94.0 ms to 104.0 ms over the hardware's ranges)" in text
     assert "Without a cache, on demand, a token takes 160.0 ms: 1.6 times as long." in text
     assert "speculate and execute at 50 %, takes 98.0 ms (1 % less) and executes 93 % of the router's weight" in text

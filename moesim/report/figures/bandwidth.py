@@ -29,7 +29,9 @@ def draw(results: Results) -> Figure | None:
                 continue
             best = cell[0]
             winners[best["policy"]] = colours[best["policy"]]
-            axes.add_patch(Rectangle((across, up), 1, 1, facecolor=colours[best["policy"]], alpha=0.32, edgecolor="white"))
+            axes.add_patch(
+                Rectangle((across, up), 1, 1, facecolor=colours[best["policy"]], alpha=0.32, edgecolor="white")
+            )
             text = f"{best['tpot_mean_ns'] / 1e6:,.3g} ms"
             if len(cell) > 1:
                 lead = 1 - best["tpot_mean_ns"] / cell[1]["tpot_mean_ns"]
@@ -46,6 +48,9 @@ def draw(results: Results) -> Figure | None:
     plain(axes, None)
     figure.legend(
         [Patch(facecolor=colour, alpha=0.32) for colour in winners.values()],
-        [f"{policy_words(policy)} wins" for policy in winners], loc="outside upper center", ncols=3, fontsize=8,
+        [f"{policy_words(policy)} wins" for policy in winners],
+        loc="outside upper center",
+        ncols=3,
+        fontsize=8,
     )
     return figure

@@ -18,7 +18,9 @@ def draw(results: Results) -> Figure | None:
     hits, times = figure.subplots(1, 2)
     colours = policy_colours(row["policy"] for row in rows)
     for place, policy in enumerate(policy_order(rows)):
-        of_policy = sorted((row for row in rows if row["policy"] == policy), key=lambda row: float(row["cache_fraction"]))
+        of_policy = sorted(
+            (row for row in rows if row["policy"] == policy), key=lambda row: float(row["cache_fraction"])
+        )
         look = {
             "color": colours[policy],
             "linestyle": ":" if of_policy[0]["bound"] else "-" if of_policy[0]["lossless"] else "--",

@@ -22,21 +22,35 @@ def draw(results: Results) -> Figure | None:
         )
         contexts = [row["context_tokens"] for row in line]
         axes.plot(
-            contexts, [row["tpot_mean_ns"] / 1e6 for row in line], marker="o", markersize=4, color=colours[policy],
+            contexts,
+            [row["tpot_mean_ns"] / 1e6 for row in line],
+            marker="o",
+            markersize=4,
+            color=colours[policy],
             label=policy_words(policy),
         )
         if all(row["tpot_fast_ns"] is not None for row in line):
             axes.fill_between(
-                contexts, [row["tpot_fast_ns"] / 1e6 for row in line], [row["tpot_slow_ns"] / 1e6 for row in line],
-                color=colours[policy], alpha=0.18, linewidth=0,
+                contexts,
+                [row["tpot_fast_ns"] / 1e6 for row in line],
+                [row["tpot_slow_ns"] / 1e6 for row in line],
+                color=colours[policy],
+                alpha=0.18,
+                linewidth=0,
             )
         facts = [
             fact for fact in results.sweep.get("published", []) if fact["policy"] == policy and fact["context_tokens"]
         ]
         if facts:
             axes.scatter(
-                [fact["context_tokens"] for fact in facts], [fact["tpot_ns"] / 1e6 for fact in facts], marker="D", s=42,
-                facecolors="none", edgecolors=colours[policy], linewidths=1.5, zorder=5,
+                [fact["context_tokens"] for fact in facts],
+                [fact["tpot_ns"] / 1e6 for fact in facts],
+                marker="D",
+                s=42,
+                facecolors="none",
+                edgecolors=colours[policy],
+                linewidths=1.5,
+                zorder=5,
                 label=f"{policy_words(policy)}, published",
             )
     axes.set_xscale("log", base=2)

@@ -1,5 +1,6 @@
 """Bars by policy, one panel for each cache size: the layout of two figures."""
 
+import itertools
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
@@ -30,7 +31,7 @@ def panels(rows: Sequence[Row]) -> tuple[Figure, list[tuple[Axes, float]], dict[
         panel.set_title(f"cache {percent(cache)}")
         plain(panel)
         panel.tick_params(axis="y", length=0)
-        for above, below in zip(policies, policies[1:], strict=False):
+        for above, below in itertools.pairwise(policies):
             if kinds[above] != kinds[below]:
                 panel.axhline((heights[above] + heights[below]) / 2, color="#999999", linewidth=0.8)
     notes = {"lossless": "", "lossy": " – lossy", "bound": " – bound"}

@@ -29,8 +29,11 @@ def draw(results: Results) -> Figure | None:
             right = min(each["end_ns"], timeline["end_ns"])
             if right > left:
                 panel.broken_barh(
-                    [((left - start) / 1e6, (right - left) / 1e6)], (TRACKS[each["track"]] - 0.36, 0.72),
-                    facecolors=_colour(each), edgecolor="white", linewidth=0.3,
+                    [((left - start) / 1e6, (right - left) / 1e6)],
+                    (TRACKS[each["track"]] - 0.36, 0.72),
+                    facecolors=_colour(each),
+                    edgecolor="white",
+                    linewidth=0.3,
                 )
         panel.set_yticks(list(TRACKS.values()), ["host", "GPU", "link"])
         panel.set_ylim(-0.6, 2.6)
@@ -38,18 +41,26 @@ def draw(results: Results) -> Figure | None:
         took = (timeline["end_ns"] - start) / 1e6
         panel.set_title(
             f"{policy_words(timeline['policy'])}, cache {percent(timeline['cache_fraction'])}: "
-            f"layers {first} to {last} in {took:.2f} ms", loc="left",
+            f"layers {first} to {last} in {took:.2f} ms",
+            loc="left",
         )
         plain(panel)
         panel.tick_params(axis="y", length=0)
     axes[-1].set_xlim(0, longest)
     axes[-1].set_xlabel("ms")
     legend = {
-        "attention, router": CLASSES["attention"][1], "experts": CLASSES["experts"][1], "copy of one expert": COPY_COLOUR,
-        "host enqueues": HOST_COLOUR, "host reads ids back": READ_COLOUR,
+        "attention, router": CLASSES["attention"][1],
+        "experts": CLASSES["experts"][1],
+        "copy of one expert": COPY_COLOUR,
+        "host enqueues": HOST_COLOUR,
+        "host reads ids back": READ_COLOUR,
     }
     figure.legend(
-        [Patch(color=colour) for colour in legend.values()], list(legend), loc="outside upper center", ncols=5, fontsize=8,
+        [Patch(color=colour) for colour in legend.values()],
+        list(legend),
+        loc="outside upper center",
+        ncols=5,
+        fontsize=8,
     )
     return figure
 
