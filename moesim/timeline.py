@@ -1,4 +1,4 @@
-"""What ran when, for looking at: slices on the tracks host, compute and link, and their form for ui.perfetto.dev."""
+"""What ran when, for looking at: slices on a track each for host, streams and link, and their form for ui.perfetto.dev."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from pathlib import Path
 
 from moesim.atomic_write import atomic_write
 
-TRACKS = ("host", "compute", "link")
+TRACKS = ("host", "compute", "copies", "link")
+"""In the order in which they are shown; further streams come behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,13 @@ class Timeline:
     def between(self, start_ns: int, end_ns: int) -> list[Slice]:
         """The slices that touch an interval, by start."""
         touching = [each for each in self.slices if each.end_ns > start_ns and each.start_ns < end_ns]
-        return sorted(touching, key=lambda each: (each.start_ns, TRACKS.index(each.track)))
+        order = self.tracks
+        return sorted(touching, key=lambda each: (each.start_ns, order.index(each.track)))
+
+    @property
+    def tracks(self) -> list[str]:
+        """The names of all tracks."""
+        return list(dict.fromkeys([*TRACKS, *(each.track for each in self.slices)]))
 
     def excerpt(self, begin_ns: int, end_ns: int, first_layer: int, last_layer: int) -> tuple[int, int, list[Slice]]:
         """Some layers of one token: from the first one's attention to the end of the last one's kernels."""
@@ -54,9 +61,10 @@ class Timeline:
         """
         records: list[dict[str, object]] = [
             {"ph": "M", "pid": 1, "tid": number, "name": "thread_name", "args": {"name": track}}
-            for number, track in enumerate(TRACKS, start=1)
+            for number, track in enumerate(self.tracks, start=1)
         ]
         records.insert(0, {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "moesim"}})
+        order = self.tracks
         for each in sorted(self.slices, key=lambda each: each.start_ns):
             name = each.name
             if each.layer >= 0:
@@ -64,7 +72,7 @@ class Timeline:
             if each.expert >= 0:
                 name += f" E{each.expert}"
             records.append({
-                "ph": "X", "pid": 1, "tid": TRACKS.index(each.track) + 1, "name": name, "cat": each.name,
+                "ph": "X", "pid": 1, "tid": order.index(each.track) + 1, "name": name, "cat": each.name,
                 "ts": each.start_ns / 1000, "dur": (each.end_ns - each.start_ns) / 1000,
                 "args": {"layer": each.layer, "expert": each.expert, "start_ns": each.start_ns, "end_ns": each.end_ns},
             })

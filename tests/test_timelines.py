@@ -61,6 +61,9 @@ def test_every_instant_and_the_named_sum(scenario):
     got |= {copies[s.expert]: (s.start_ns, s.end_ns) for s in timeline.slices if s.track == "link"}
     assert got == scenario.ran
     assert returned == scenario.returned
+    stream_of = {name: stream for operation, stream, name, _ in scenario.program if operation == "copy"}
+    on_streams = {copies[s.expert]: s.track for s in timeline.slices if s.name == "copy" and s.track != "link"}
+    assert on_streams == {name: {"copy": "copies"}.get(stream, stream) for name, stream in stream_of.items()}
     end = max(returned.values())
     time = named_sum(0, end, device.runs, device.blocked)
     assert {

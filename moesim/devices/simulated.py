@@ -139,7 +139,7 @@ class SimulatedStream:
         idle = engine.last_end_ns < start
         while True:
             end = device.copy_end_ns(operation, start, idle)
-            device.draw_copy(operation, start, end)
+            device.draw_copy(operation, self.name, start, end)
             if not queue or queue[0].what != COPY or queue[0].first_ns > end:
                 break
             operation, start, idle = queue.popleft(), end, False
@@ -269,9 +269,10 @@ class SimulatedGPU:
             idle, available = False, available + self._hardware.enqueue_copy_ns
         return end
 
-    def draw_copy(self, operation: Operation, start: int, end: int) -> None:
+    def draw_copy(self, operation: Operation, track: str, start: int, end: int) -> None:
         """Put a copy on the timeline, if one is kept."""
         if self._timeline is not None:
+            self._timeline.add(track, "copy", start, end, expert=operation.expert)
             self._timeline.add("link", "copy", start, end, expert=operation.expert)
 
     def draw_kernel(self, prepared: Prepared, track: str, start: int, end: int) -> None:

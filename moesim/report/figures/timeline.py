@@ -27,7 +27,7 @@ def draw(results: Results) -> Figure | None:
         for each in timeline["slices"]:
             left = max(each["start_ns"], start)
             right = min(each["end_ns"], timeline["end_ns"])
-            if right > left:
+            if right > left and each["track"] in TRACKS:
                 panel.broken_barh(
                     [((left - start) / 1e6, (right - left) / 1e6)],
                     (TRACKS[each["track"]] - 0.36, 0.72),
