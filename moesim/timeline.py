@@ -1,4 +1,4 @@
-"""What ran when, for looking at: slices on a track each for host, streams and link, and their form for ui.perfetto.dev."""
+"""What ran when, for looking at: slices on a track each for host, streams and link; also as ui.perfetto.dev reads it."""
 
 import json
 from dataclasses import dataclass, field
