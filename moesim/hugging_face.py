@@ -25,6 +25,13 @@ def shape_from_config(path: Path) -> dict[str, Any]:
     kind = str(config.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ConfigError(f"{path}: model_type {kind!r} is not a known architecture: {nearest(kind, ARCHITECTURES)}")
+    quantisation = config.get("quantization_config")
+    method = quantisation.get("quant_method") if isinstance(quantisation, dict) else None
+    if method not in (None, "mxfp4"):
+        raise ConfigError(
+            f"{path}: quantization_config.quant_method = {method!r}: only mxfp4 is known; "
+            "write the model as YAML, with expert_precision"
+        )
     try:
         shape = ARCHITECTURES[kind](config)
     except KeyError as error:
@@ -101,21 +108,52 @@ def _gpt_oss(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _deepseek_v2(config: Mapping[str, Any]) -> dict[str, Any]:
-    dense = list(range(config["first_k_dense_replace"]))
+    first, every = config["first_k_dense_replace"], config.get("moe_layer_freq", 1)
+    dense = [layer for layer in range(config["num_hidden_layers"]) if layer < first or layer % every != 0]
+    query_rank = config.get("q_lora_rank")
     return {
         **_common(config),
         "head_size": config["v_head_dim"],
         "experts": config["n_routed_experts"],
         "top_k": config["num_experts_per_tok"],
         "expert_intermediate": config["moe_intermediate_size"],
-        "shared_intermediate": config["n_shared_experts"] * config["moe_intermediate_size"],
+        "shared_intermediate": (config.get("n_shared_experts") or 0) * config["moe_intermediate_size"],
         "latent": {
             "kv_rank": config["kv_lora_rank"],
             "rope_size": config["qk_rope_head_dim"],
             "query_size": config["qk_nope_head_dim"],
             "value_size": config["v_head_dim"],
+            **({"query_rank": query_rank} if query_rank is not None else {}),
         },
         **({"dense_layers": dense, "dense_intermediate": config["intermediate_size"]} if dense else {}),
+    }
+
+
+def _switch(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Encoder and decoder, one after the other; every second layer of each is sparse (arXiv 2101.03961)."""
+    stacks = (("num_layers", "num_sparse_encoder_layers"), ("num_decoder_layers", "num_sparse_decoder_layers"))
+    dense: list[int] = []
+    layers = 0
+    for depth, sparse in stacks:
+        step = config[depth] // config[sparse]
+        dense += [layers + layer for layer in range(config[depth]) if step > 1 and layer % step != 1]
+        layers += config[depth]
+    return {
+        "layers": layers,
+        "dense_layers": dense,
+        "experts": config["num_experts"],
+        "top_k": 1,
+        "hidden": config["d_model"],
+        "expert_intermediate": config["d_ff"],
+        "expert_matrices": 2,
+        "dense_intermediate": config["d_ff"],
+        "heads": config["num_heads"],
+        "kv_heads": config["num_heads"],
+        "head_size": config["d_kv"],
+        "vocabulary": config["vocab_size"],
+        "tied_embeddings": bool(config.get("tie_word_embeddings", True)),
+        "precision": "fp32",
+        "expert_precision": "fp32",
     }
 
 
@@ -127,4 +165,5 @@ ARCHITECTURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "phimoe": _mixtral,
     "gpt_oss": _gpt_oss,
     "deepseek_v2": _deepseek_v2,
+    "switch_transformers": _switch,
 }

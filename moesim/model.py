@@ -48,6 +48,8 @@ class LatentAttention(BaseModel):
     query_size: int = Field(ge=1)
     """Per head, without the rotary part."""
     value_size: int = Field(ge=1)
+    query_rank: int | None = Field(default=None, ge=1)
+    """Queries are compressed too in the larger models; None: they are not."""
 
 
 class ModelSpec(BaseModel):
@@ -127,21 +129,31 @@ class ModelSpec(BaseModel):
 
     @property
     def expert_weights(self) -> int:
-        """Weights of one routed expert."""
-        bias = (self.expert_matrices - 1) * self.expert_intermediate + self.hidden if self.expert_bias else 0
-        return self.expert_matrices * self.hidden * self.expert_intermediate + bias
+        """Weights of one routed expert, biases included."""
+        return self._expert_matrix_weights + self._expert_biases
+
+    @property
+    def _expert_matrix_weights(self) -> int:
+        return self.expert_matrices * self.hidden * self.expert_intermediate
+
+    @property
+    def _expert_biases(self) -> int:
+        return (self.expert_matrices - 1) * self.expert_intermediate + self.hidden if self.expert_bias else 0
 
     @property
     def expert_bytes(self) -> int:
-        """Bytes of one routed expert as it is stored and copied, scales included."""
-        return round(self.expert_weights * BITS_PER_WEIGHT[self.expert_precision] / 8)
+        """Bytes of one routed expert as it is stored and copied: matrices with scales, biases never quantised."""
+        return self._bytes(self._expert_matrix_weights, self.expert_precision) + self._bytes(self._expert_biases)
 
     @property
     def attention_weights(self) -> int:
         """Weights of one layer's attention, without norms."""
         if self.latent is not None:
             latent, heads = self.latent, self.heads
-            query = self.hidden * heads * (latent.query_size + latent.rope_size)
+            query_inputs = latent.query_rank or self.hidden
+            query = query_inputs * heads * (latent.query_size + latent.rope_size)
+            if latent.query_rank is not None:
+                query += self.hidden * latent.query_rank
             down = self.hidden * (latent.kv_rank + latent.rope_size)
             up = latent.kv_rank * heads * (latent.query_size + latent.value_size)
             return query + down + up + heads * latent.value_size * self.hidden
@@ -156,7 +168,10 @@ class ModelSpec(BaseModel):
 
     @property
     def dense_weights(self) -> int:
-        """All weights but the routed experts': what always stays on the GPU."""
+        """All weights but the routed experts': what always stays on the GPU.
+
+        Left out: norms inside the attention, sinks, biases of outputs and routers (ten millionths of the whole).
+        """
         moe = len(self.moe_layers)
         per_layer = self.attention_weights + 2 * self.hidden
         mlp = self.expert_matrices * self.hidden * self.dense_intermediate
@@ -174,8 +189,8 @@ class ModelSpec(BaseModel):
         """Bytes of what always stays on the GPU."""
         return self._bytes(self.dense_weights)
 
-    def _bytes(self, weights: int) -> int:
-        return round(weights * BITS_PER_WEIGHT[self.precision] / 8)
+    def _bytes(self, weights: int, precision: Precision | None = None) -> int:
+        return round(weights * BITS_PER_WEIGHT[precision or self.precision] / 8)
 
     # ---- key-value cache
 
@@ -195,6 +210,20 @@ class ModelSpec(BaseModel):
         """Bytes of the key-value cache of `sequences` sequences of `context_tokens` each."""
         return sequences * self.kv_bytes_per_token * self._cached_tokens(context_tokens)
 
+    def _seen_keys(self, new: int, context_tokens: int) -> int:
+        """Keys that the last `new` tokens of a sequence attend to, themselves included, in all layers together."""
+
+        def up_to(last: int, window: int) -> int:
+            """The same for the first `last` tokens of a sequence, in one layer that looks back over `window`."""
+            rising = min(last, window)
+            return rising * (rising + 1) // 2 + (last - rising) * window
+
+        window = self.window_tokens or context_tokens
+        before = context_tokens - new
+        full = up_to(context_tokens, context_tokens) - up_to(before, context_tokens)
+        windowed = up_to(context_tokens, window) - up_to(before, window)
+        return (self.layers - self.windowed_layers) * full + self.windowed_layers * windowed
+
     # ---- work of one layer
 
     def attention_kernel(self, tokens: int, context_tokens: int, sequences: int = 1) -> Kernel:
@@ -213,14 +242,12 @@ class ModelSpec(BaseModel):
     def _dense_kernel(self, name: str, mlp: int, tokens: int, context_tokens: int, sequences: int) -> Kernel:
         weights = self.attention_weights + 2 * self.hidden + mlp
         cached = self._cached_tokens(context_tokens) // self.layers
-        new = tokens // max(1, sequences)
-        # A token attends to those before it: on average half of its own step's less.
-        seen = max(1, cached - (new - 1) // 2)
+        new = min(context_tokens, max(1, tokens // max(1, sequences)))
         if self.latent is not None:  # scores and values are taken in the latent space
             per_key = 2 * self.heads * (2 * self.latent.kv_rank + self.latent.rope_size)
         else:
             per_key = 4 * self.heads * self.head_size
-        flops = tokens * (2 * weights + per_key * seen)
+        flops = tokens * 2 * weights + per_key * tokens * self._seen_keys(new, context_tokens) // (new * self.layers)
         hbm_bytes = self._bytes(weights) + sequences * self.kv_bytes_per_token * cached
         return Kernel(name, flops, hbm_bytes, 0, tokens, context_tokens)
 
