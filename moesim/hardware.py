@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from moesim.catalogue import find
 from moesim.errors import ConfigError, nearest
-from moesim.kernel_table import KernelRow, KernelTable
+from moesim.kernel_table import KernelRow, KernelTable, duplicate
 from moesim.model import Kernel
 from moesim.quantity import End, Quantity, exact
 from moesim.yaml_file import read_model
@@ -115,6 +115,16 @@ class HardwareSpec(BaseModel):
         for name, quantity in figures.items():
             _check(name, quantity.low, quantity.high)
         return figures
+
+    @field_validator("kernels")
+    @classmethod
+    def _measured_once(cls, rows: list[KernelRow]) -> list[KernelRow]:
+        again = duplicate(rows)
+        if again is not None:
+            raise ValueError(
+                f"{again.kernel}, {again.mode}, {again.experts} experts, {again.tokens} tokens: measured twice"
+            )
+        return rows
 
     @classmethod
     def load(cls, name_or_path: str) -> "HardwareSpec":

@@ -95,6 +95,67 @@ def test_a_row_holds_for_its_own_kernel_mode_experts_and_tokens_only():
     assert table.look_up(kernel(150, name="router"), "graph") is None
 
 
+GRID = st.lists(st.integers(1, 64), min_size=2, max_size=4, unique=True).map(sorted)
+
+
+@given(GRID, GRID, GRID, st.lists(st.integers(0, 9), min_size=8, max_size=8), st.data())
+def test_between_measured_shapes_a_multilinear_time_is_met_exactly(experts, per_expert, sizes, weights, data):
+    """A function that is linear in each coordinate is its own interpolation: a closed form as the oracle."""
+
+    def time(e, t, b):
+        terms = (1, e, t, b, e * t, e * b, t * b, e * t * b)
+        return 1.0 + sum(weight * term for weight, term in zip(weights, terms, strict=True))
+
+    def at(e, t, b):
+        return Kernel("experts", 0, e * b, e, e * t, 0)
+
+    table = KernelTable([
+        row
+        for e in experts for t in per_expert for b in sizes
+        for row in rows([(e * b, time(e, t, b))], experts=e, tokens=e * t)
+    ])
+    e, t, b = (data.draw(st.integers(grid[0], grid[-1])) for grid in (experts, per_expert, sizes))
+    assert table.look_up(at(e, t, b), "graph") == pytest.approx(time(e, t, b))
+    last_e, last_t, last_b = experts[-1] + 1, per_expert[-1] + 1, sizes[-1] + 1
+    for outside in ((last_e, t, b), (e, last_t, b), (e, t, last_b), (e, t, sizes[0] - 1)):
+        assert table.look_up(at(*outside), "graph") is None
+
+
+def test_where_a_corner_was_not_measured_nothing_is_guessed():
+    # two experts were measured at one token each only
+    table = KernelTable(rows([(10, 5.0)], experts=1, tokens=1) + rows([(10, 6.0)], experts=1, tokens=3)
+                        + rows([(20, 9.0)], experts=2, tokens=2))
+    assert table.look_up(kernel(10, experts=1, tokens=2), "graph") == 5.5
+    assert table.look_up(kernel(20, experts=2, tokens=4), "graph") is None
+
+
+@pytest.mark.parametrize(
+    ("kernels", "rule"),
+    [
+        (rows([(100, 5.0)]) + rows([(100, 6.0)]), "experts, graph, 8 experts, 8 tokens: measured twice"),
+        ([row.model_dump() | {"low_ns": 6.0} for row in rows([(100, 5.0)])], "expected low_ns <= ns <= high_ns"),
+    ],
+)
+def test_a_table_that_contradicts_itself_is_refused(kernels, rule):
+    spec = HardwareSpec.load("h200").model_dump()
+    with pytest.raises(ValueError, match=rule):
+        HardwareSpec.model_validate(spec | {"kernels": kernels})
+
+
+def test_the_profile_of_the_a6000_is_frozen():
+    """It was committed before its first comparison with an end-to-end time. Change it, and that claim is void."""
+    frozen = {
+        "link_bytes_per_s": (25.0e9, 25.7e9, 26.34e9), "copy_start_up_ns": (8e3, 15e3, 20e3),
+        "copy_descriptor_ns": (1e3, 2.7e3, 3.5e3), "enqueue_copy_ns": (5e3, 7e3, 9e3),
+        "enqueue_kernel_ns": (4e3, 6e3, 10e3), "enqueue_graph_ns": (5e3, 8e3, 12e3),
+        "record_event_ns": (500, 1e3, 2e3), "wait_event_ns": (500, 1e3, 2e3), "read_back_ns": (20e3, 30e3, 40e3),
+        "memory_bytes": (49_140 * 2**20,) * 3, "hbm_bytes_per_s": (768e9,) * 3, "hbm_share": (0.55, 0.75, 0.9),
+        "flops_per_s": (154.8e12,) * 3, "flops_share": (0.4, 0.6, 0.8), "kernel_floor_ns": (2e3, 3e3, 4.5e3),
+    }
+    figures = HardwareSpec.load("rtx-a6000").figures
+    assert {name: (figure.low, figure.value, figure.high) for name, figure in figures.items()} == frozen
+
+
 def test_measured_times_come_before_the_roofline():
     spec = HardwareSpec.load("h200").model_copy(update={"kernels": rows([(10**6, 4000.0), (2 * 10**6, 8000.0)])})
     assert spec.at("centre").kernel_ns(kernel(1_500_000), "graph", 9) == 6000
