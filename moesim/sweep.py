@@ -97,6 +97,7 @@ def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress) -> list
                     rows[str(answer["run_hash"])] = answer
                     progress(len(rows), len(hashes))
         except KeyboardInterrupt:
+            rows = folder.finished()  # the last may have been kept just before
             _write(sweep, folder, [rows[name] for name in hashes if name in rows])
             raise
         ordered = [rows[name] for name in hashes]

@@ -62,11 +62,11 @@ class SweepFolder:
             with (self.path / FINISHED).open("ab", buffering=0) as file:
                 end = file.tell()
                 # A line that a killed process left torn must not swallow this one.
-                line = b"%b %b\n" % (_checksum(content), content)
+                start = b"" if self._ends_with_newline(end) else b"\n"
+                rest = memoryview(b"%b%b %b\n" % (start, _checksum(content), content))
                 try:
-                    written = file.write(line if self._ends_with_newline(end) else b"\n" + line)
-                    if written < len(line):
-                        raise OSError("only a part could be written")
+                    while rest:  # on a disk that is nearly full a part is written first
+                        rest = rest[file.write(rest) :]
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(end)
