@@ -1,4 +1,4 @@
-"""What ran when, for looking at: slices on a track each for host, streams and link; also as ui.perfetto.dev reads it."""
+"""What ran when: slices on a track each for host, streams and link, and their form for ui.perfetto.dev."""
 
 import json
 from dataclasses import dataclass, field
