@@ -171,7 +171,7 @@ BAD = {
     "negative warm-up": (["run", "--policy", "lru", "--warmup", "-3"], "--warmup -3"),
     "nothing measured": (["run", "--policy", "lru", "--measured", "0"], "--measured 0"),
     "context in words": (["run", "--policy", "lru", "--context", "long"], "--context"),
-    "negative bandwidth": (["run", "--policy", "lru", "--set", "link_bytes_per_s=-1"], "link_bytes_per_s = -1: must be"),
+    "negative bandwidth": (["run", "--policy", "lru", "--set", "link_bytes_per_s=-1"], "link_bytes_per_s = -1: must"),
     "figure in words": (["run", "--policy", "lru", "--set", "link_bytes_per_s=fast"], "--set link_bytes_per_s=fast"),
     "unknown figure": (["run", "--policy", "lru", "--set", "bandwidth=5"], "hardware.bandwidth: unknown figure"),
     "timeline into nothing": (["run", "--policy", "lru", "--timeline", "no/folder/t.json"], "no/folder/t.json"),
