@@ -13,7 +13,10 @@ from moesim.yaml_file import read_model
 
 
 class Launches(BaseModel):
-    """Kernels that the host launches for each group of one layer, in eager mode. A captured graph is one launch."""
+    """Kernels of each group of one layer. Eagerly each is a launch of its own; a captured graph launches all at once.
+
+    Either way each takes the GPU at least the time of its shortest kernel.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,9 +54,7 @@ class EngineSpec(BaseModel):
         return read_model(find("engines", name_or_path), cls)
 
     def launched(self, group: str, experts: int = 0) -> int:
-        """How many launches the host makes for a kernel group."""
-        if self.mode == "graph":
-            return 1
+        """How many kernels a group launches."""
         count: int = getattr(self.launches, group)
         if group == "experts":
             count += experts * self.launches.experts_each
