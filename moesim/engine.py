@@ -46,7 +46,7 @@ class EngineSpec(BaseModel):
     """`stream`: a prefill that needs most experts copies whole layers, one ahead; `demand`: what the router chose."""
     launches: Launches
     last_layer_reused: bool = False
-    """The public branch's bug: in decode the last layer's experts are never loaded anew."""
+    """The public branch's bug: in decode a prefetched last layer is never loaded anew."""
 
     @classmethod
     def load(cls, name_or_path: str) -> "EngineSpec":

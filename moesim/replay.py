@@ -178,19 +178,20 @@ class Replay:
             ids_known = self._engine.read_back == "overlapped" and not decision.needs_true_ids
             if decision.reads_router and not ids_known:
                 yield from self._read_ids()
-            reused = self._engine.last_layer_reused and step.phase == DECODE
-            self._copy(decision.waves[0].demand if decision.waves else [], reused and layer == self._last_layer)
+            self._copy(decision.waves[0].demand if decision.waves else [])
+            # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
+            reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
             ids_pending = decision.reads_router and ids_known
             router_done = device.record(device.compute) if ids_pending else None
             if not ids_pending:
-                self._copy(decision.prefetch, reused and layer + 1 == self._last_layer, foreseen=True)
+                self._copy(decision.prefetch, reused, foreseen=True)
             for place, wave in enumerate(decision.waves):
                 if place > 0:
                     self._copy(wave.demand)
                 self._execute(step, layer, wave)
             if router_done is not None:
                 yield from device.read_back(router_done)
-                self._copy(decision.prefetch, reused and layer + 1 == self._last_layer, foreseen=True)
+                self._copy(decision.prefetch, reused, foreseen=True)
             decisions.finish(layer)
             made.append(decision)
         device.launch(device.compute, kernels.head(sequences))
@@ -207,7 +208,7 @@ class Replay:
     def _copy(self, copies: list[Copy], reused: bool = False, foreseen: bool = False) -> None:
         """Enqueue copies in order, behind whatever still reads their slots.
 
-        With `reused` nothing is copied: the seed paper's public engine leaves the last layer as it is.
+        With `reused` nothing is copied: the seed paper's public engine leaves a prefetched last layer as it is.
         """
         if not copies or reused:
             return

@@ -1,5 +1,7 @@
 """Hit rate and time per output token against cache size, with the bounds."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -21,7 +23,7 @@ def draw(results: Results) -> Figure | None:
         of_policy = sorted(
             (row for row in rows if row["policy"] == policy), key=lambda row: float(row["cache_fraction"])
         )
-        look = {
+        look: dict[str, Any] = {
             "color": colours[policy],
             "linestyle": ":" if of_policy[0]["bound"] else "-" if of_policy[0]["lossless"] else "--",
             # Where two policies do the same, the larger mark of the one below shows.
@@ -45,6 +47,6 @@ def draw(results: Results) -> Figure | None:
     return figure
 
 
-def _line(axes: Axes, rows: list[Row], column: str, scale: float, look: dict[str, object]) -> None:
+def _line(axes: Axes, rows: list[Row], column: str, scale: float, look: dict[str, Any]) -> None:
     points = [(100 * row["cache_fraction"], scale * row[column]) for row in rows if row[column] is not None]
     axes.plot(*zip(*points, strict=True), **look)  # type: ignore[arg-type]

@@ -1,5 +1,7 @@
 """The misses of a token by reason, for every policy and cache size."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from moesim.report.figures.panels import panels
@@ -23,7 +25,7 @@ def draw(results: Results) -> Figure | None:
                 panel.barh(heights[row["policy"]], width, left=left, height=0.62, color=colour)
                 left += width
     figure.supxlabel("misses per token", fontsize=9)
-    handles = [figure.axes[0].barh(0, 0, color=colour) for _, colour in REASONS.values()]
+    handles: list[Any] = [figure.axes[0].barh(0, 0, color=colour) for _, colour in REASONS.values()]
     labels = [words for words, _ in REASONS.values()]
     figure.legend(handles, labels, loc="outside upper center", ncols=5, fontsize=8)
     return figure

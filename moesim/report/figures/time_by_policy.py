@@ -1,5 +1,7 @@
 """Time per output token by policy and cache size, stacked as the named sum, with the link floor marked."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from moesim.report.figures.panels import panels
@@ -33,7 +35,7 @@ def draw(results: Results) -> Figure | None:
         if resident is not None:
             panel.axvline(resident["tpot_mean_ns"] / 1e6, color="#555555", linestyle=":", linewidth=1.2)
     figure.supxlabel("time per output token, ms", fontsize=9)
-    handles = [figure.axes[0].barh(0, 0, color=colour) for _, colour in CLASSES.values()]
+    handles: list[Any] = [figure.axes[0].barh(0, 0, color=colour) for _, colour in CLASSES.values()]
     labels = [words for words, _ in CLASSES.values()]
     (floor_mark,) = figure.axes[0].plot([], [], color="black", linewidth=2)
     (range_mark,) = figure.axes[0].plot([], [], color="black", linewidth=1)
