@@ -140,9 +140,10 @@ def test_a_faster_link_is_never_slower():
 
 
 def test_the_public_branch_of_yalis_never_prefetches_the_last_layer():
-    whole, public = (run("speculate-and-execute", engine=name, cache_fraction=0.0) for name in ("yalis", "yalis-public"))
+    engines = ("yalis", "yalis-public")
+    whole, public = (run("speculate-and-execute", engine=name, cache_fraction=0.0) for name in engines)
     assert public["bytes_copied"] * 16 == whole["bytes_copied"] * 15
-    whole, public = (run("on-demand", engine=name) for name in ("yalis", "yalis-public"))
+    whole, public = (run("on-demand", engine=name) for name in engines)
     assert public["bytes_copied"] == whole["bytes_copied"]
 
 

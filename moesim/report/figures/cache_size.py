@@ -49,4 +49,4 @@ def draw(results: Results) -> Figure | None:
 
 def _line(axes: Axes, rows: list[Row], column: str, scale: float, look: dict[str, Any]) -> None:
     points = [(100 * row["cache_fraction"], scale * row[column]) for row in rows if row[column] is not None]
-    axes.plot(*zip(*points, strict=True), **look)  # type: ignore[arg-type]
+    axes.plot(*zip(*points, strict=True), **look)
