@@ -14,7 +14,7 @@ Key = Any
 """Anything that sorts; the resident with the smallest key is evicted first."""
 
 
-class Route:
+class Route(ABC):
     """Which experts an event accesses, in order of first use."""
 
     lossless = True
@@ -23,42 +23,42 @@ class Route:
     def check(self, predictors: Iterable[str]) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
 
+    @abstractmethod
     def reads_router(self, step: Step, layer: int) -> bool:
         """Whether the host must know this layer's true ids before it can act."""
-        raise NotImplementedError
 
+    @abstractmethod
     def accesses(self, step: Step, layer: int) -> Sequence[int]:
         """Expert numbers within the layer, in order of first use."""
-        raise NotImplementedError
 
 
-class Prefetch:
+class Prefetch(ABC):
     """Which experts to copy before their layer asks for them."""
 
     def check(self, predictors: Iterable[str]) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
 
+    @abstractmethod
     def predicts(self, step: Step, layer: int) -> bool:
         """Whether anything is foreseen for `layer` in this step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def horizon(self, step: Step, layer: int) -> Iterable[int]:
         """The layers for which this rule asks for copies while the token is at `layer`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wanted(self, step: Step, layer: int) -> Sequence[int]:
         """Expert numbers within `layer`, most wanted first."""
-        raise NotImplementedError
 
 
-class OnMiss:
+class OnMiss(ABC):
     """What stands in for a missing expert."""
 
     lossless = True
 
+    @abstractmethod
     def fetches(self, step: Step, layer: int) -> bool:
         """True: copy the missing experts on demand. False: something else stands in and nothing is copied."""
-        raise NotImplementedError
 
 
 class Evict(ABC):
