@@ -11,8 +11,11 @@ class Comparison:
     """A published time beside ours."""
 
     policy: str
-    context_tokens: int
+    context_tokens: int | None
     published_ns: float
+    published_copies: tuple[float, float] | None
+    """The published range of the share of the time that copies take."""
+    published_compute: tuple[float, float] | None
     row: Row
     source: str
 
@@ -35,7 +38,10 @@ def comparisons(results: Results) -> list[Comparison]:
         for row in results.grid(fact["grid"]):
             same = all(row[key] == fact[key] for key in ("policy", "context_tokens", "cache_fraction"))
             if same:
-                found.append(Comparison(fact["policy"], fact["context_tokens"], fact["tpot_ns"], row, fact["source"]))
+                found.append(Comparison(
+                    fact["policy"], fact["context_tokens"], fact["tpot_ns"], fact.get("copy_share"),
+                    fact.get("compute_share"), row, fact["source"],
+                ))
     return found
 
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from moesim.catalogue import names
 from moesim.errors import InputError
 from moesim.hardware import HardwareSpec
-from moesim.report.findings import comparisons, headline
+from moesim.report.findings import Comparison, comparisons, headline
 from moesim.report.rows import Results, Row, kind
 from moesim.report.words import CLASSES, gigabytes_per_s, milliseconds, percent, policy_words
 
@@ -66,7 +66,7 @@ def render(results: Results, pictures: dict[str, bytes]) -> str:
         comparisons=[
             {
                 "policy": policy_words(each.policy),
-                "context": f"{each.context_tokens:,}",
+                "context": "as recorded" if each.context_tokens is None else f"{each.context_tokens:,}",
                 "published": milliseconds(each.published_ns),
                 "ours": milliseconds(each.row["tpot_mean_ns"]),
                 "interval": _interval(each.row),
@@ -75,7 +75,8 @@ def render(results: Results, pictures: dict[str, bytes]) -> str:
                 "parts": [
                     f"{words} {milliseconds(each.row[f'tpot_{name}_ns'])}" for name, (words, _) in CLASSES.items()
                 ],
-                "copies": percent(round(each.row["tpot_exposed_copy_ns"] / each.row["tpot_mean_ns"], 3)),
+                "copies": _beside(each, ("exposed_copy",), each.published_copies),
+                "compute": _beside(each, ("attention", "experts"), each.published_compute),
                 "source": each.source,
             }
             for each in comparisons(results)
@@ -135,6 +136,14 @@ def _table_row(row: Row) -> list[dict[str, Any]]:
         number("ttft_mean_ns", milliseconds),
         cell(memory, row["vram_bytes"]),
     ]
+
+
+def _beside(each: Comparison, classes: tuple[str, ...], published: tuple[float, float] | None) -> str:
+    """Our share of some classes of the named sum, and the published range of it."""
+    ours = sum(each.row[f"tpot_{name}_ns"] for name in classes) / each.row["tpot_mean_ns"]
+    if published is None:
+        return percent(round(ours, 3))
+    return f"{percent(round(ours, 3))} (published {100 * published[0]:.3g} – {percent(published[1])})"
 
 
 def _interval(row: Row) -> str:

@@ -175,6 +175,19 @@ def test_a_published_time_stands_beside_ours(folder):
     assert "on demand 1,024 160.0 ms 158.0 ms 150.1 – 165.9 ms inside -2.0 ms (-1.2%)" in text
 
 
+def test_a_published_split_stands_beside_ours(tmp_path):
+    fact = {**FACT, "copy_share": [0.84, 0.88], "compute_share": [0.08, 0.13]}
+    text = re.sub(r"\s+", " ", text_of(write_report(sweep_of(tmp_path / "out", full_sweep(), published=[fact]))))
+    # of 158 ms: 5 of dense work and 6 of experts are compute, 1 is the host's, the rest is waiting for copies
+    assert "92.4 % (published 84 – 88 %) 7 % (published 8 – 13 %)" in text
+
+
+def test_a_published_time_may_be_of_contexts_as_recorded(tmp_path):
+    rows = [row("on-demand", 0.0, 158.0, context_tokens=c, grid="contexts") for c in (None, 1024, 4096)]
+    text = text_of(write_report(sweep_of(tmp_path / "out", rows, published=[{**FACT, "context_tokens": None}, FACT])))
+    assert "as recorded" in text
+
+
 def test_an_infeasible_run_never_wins(tmp_path):
     rows = [row("lru", 0.25, 80.0), row("fifo", 0.5, 40.0, feasible=False)]
     text = text_of(write_report(sweep_of(tmp_path / "out", rows)))
