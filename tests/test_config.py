@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from moesim.config import Sweep, cache_fraction
+from moesim.config import AXES, Sweep, cache_fraction
 from moesim.errors import ConfigError
 from moesim.yaml_file import line_of
 from tests.sweeps_for_tests import RUNS, SWEEP, write_sweep
@@ -90,6 +90,14 @@ def test_the_shipped_sweep_covers_what_it_promises():
     assert len(grids["bandwidth"]) == 6 * 4 * 5
     assert {(run.warmup_tokens, run.measured_tokens) for run in sweep.runs} == {(64, 128)}
     assert {Path(run.trace).name for run in sweep.runs} == {"reference-48x128.safetensors"}
+
+
+def test_the_example_of_the_documentation_is_one(tmp_path):
+    page = (CONFIGS.parent / "docs" / "sweeps.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "x.yaml").write_text(example.replace("../traces", str(CONFIGS.parent / "traces")))
+    assert len(Sweep.load(tmp_path / "x.yaml").runs) == 2 * 2 + 2 * 3
+    assert all(f"`{axis}`" in page for axis in AXES)
 
 
 MISTAKES = [  # (what is replaced in the small sweep, by what, and what the message says)
