@@ -9,7 +9,6 @@ from pathlib import Path
 from moesim.errors import ConfigError, nearest
 
 _PACKAGE = Path(__file__).parent
-KINDS = ("models", "hardware", "engines", "policies")
 
 
 def _folders(kind: str) -> list[Path]:

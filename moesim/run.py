@@ -192,6 +192,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     trace, model, policy, window = run.trace, run.model, run.policy, run.window
     drawing = Timeline(trace.n_experts) if timeline else None
     slots = window.decider().slots
+    sources: set[str] = set()
 
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> Tally:
         recorded = window.stop <= RECORDED_TOKENS
@@ -201,6 +202,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         stretch = steps(trace, 0, window.stop)
         replay = Replay(stretch, decisions, device, model, run.engine, slots, tally.observe, config.context_tokens)
         device.run(replay.program())
+        sources.update(device.kernel_sources)
         return tally
 
     hardware = run.hardware.at("centre")
@@ -233,7 +235,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "expert_bytes": model.expert_bytes,
         "vram_bytes": vram,
         "vram_free_bytes": hardware.memory_bytes - vram,
-        "kernel_times": "measured" if hardware.kernel_table else "roofline",
+        "kernel_times": " and ".join(sorted(sources)),
         "trace_hash": trace_hash(config.trace),
         "configuration": json.dumps(identity(config), sort_keys=True),
         "run_hash": run_hash(config),

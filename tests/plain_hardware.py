@@ -25,6 +25,9 @@ class PlainHardware:
     def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:
         return self.kernels_ns.get(kernel.name, kernel.hbm_bytes)
 
+    def kernel_source(self, kernel: Kernel, mode: str) -> str:
+        return "measured"
+
 
 def plain_engine(mode="eager", copies_per_expert=1):
     return EngineSpec(

@@ -134,6 +134,15 @@ def test_an_endless_link_leaves_the_time_of_all_experts_resident():
     assert run("on-demand", hardware_overrides=endless)["tpot_mean_ns"] == resident
 
 
+def test_a_row_says_when_only_some_kernels_were_measured(tmp_path):
+    head = ModelSpec.load("olmoe-1b-7b").head_kernel(1)
+    card = (Path(__file__).parents[1] / "configs" / "hardware" / "rtx-a6000.yaml").read_text()
+    row = f"{{kernel: head, mode: eager, hbm_bytes: {head.hbm_bytes}, experts: 0, tokens: 1, "
+    (tmp_path / "card.yaml").write_text(f"{card}kernels:\n  - {row}ns: 9000, low_ns: 8000, high_ns: 9500}}\n")
+    assert run("lru", hardware=str(tmp_path / "card.yaml"))["kernel_times"] == "measured and roofline"
+    assert run("lru")["kernel_times"] == "roofline"
+
+
 def test_a_faster_link_is_never_slower():
     times = [run("lru", hardware_overrides={"link_bytes_per_s": rate})["tpot_mean_ns"] for rate in (5e9, 20e9, 80e9)]
     assert times == sorted(times, reverse=True)

@@ -173,6 +173,8 @@ class SimulatedGPU:
         self.host_now_ns = 0
         self.runs: list[KernelRun] = []
         self.blocked: list[tuple[int, int]] = []
+        self.kernel_sources: set[str] = set()
+        """Where kernel times came from: `measured`, `roofline`, or both."""
         self._hardware = hardware
         self._graph = engine.mode == "graph"
         self._mode = engine.mode
@@ -187,6 +189,7 @@ class SimulatedGPU:
         self.environment.run(self.environment.process(program))
 
     def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
+        self.kernel_sources.add(self._hardware.kernel_source(kernel, self._mode))
         return Prepared(
             name, kind, layer, kernel, self._hardware.kernel_ns(kernel, self._mode, launches), launches
         )
