@@ -59,22 +59,29 @@ class Timeline:
         Raises:
             InputError: it cannot be written.
         """
-        records: list[dict[str, object]] = [
-            {"ph": "M", "pid": 1, "tid": number, "name": "thread_name", "args": {"name": track}}
-            for number, track in enumerate(self.tracks, start=1)
+        with atomic_write(path) as file:
+            file.write(perfetto({"moesim": self}))
+
+
+def perfetto(processes: dict[str, Timeline]) -> bytes:
+    """Timelines by the name of their process, as the JSON that ui.perfetto.dev opens."""
+    records: list[dict[str, object]] = []
+    for process, (process_name, timeline) in enumerate(processes.items(), start=1):
+        order = timeline.tracks
+        records.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": process_name}})
+        records += [
+            {"ph": "M", "pid": process, "tid": number, "name": "thread_name", "args": {"name": track}}
+            for number, track in enumerate(order, start=1)
         ]
-        records.insert(0, {"ph": "M", "pid": 1, "name": "process_name", "args": {"name": "moesim"}})
-        order = self.tracks
-        for each in sorted(self.slices, key=lambda each: each.start_ns):
+        for each in sorted(timeline.slices, key=lambda each: each.start_ns):
             name = each.name
             if each.layer >= 0:
                 name += f" L{each.layer}"
             if each.expert >= 0:
                 name += f" E{each.expert}"
             records.append({
-                "ph": "X", "pid": 1, "tid": order.index(each.track) + 1, "name": name, "cat": each.name,
+                "ph": "X", "pid": process, "tid": order.index(each.track) + 1, "name": name, "cat": each.name,
                 "ts": each.start_ns / 1000, "dur": (each.end_ns - each.start_ns) / 1000,
                 "args": {"layer": each.layer, "expert": each.expert, "start_ns": each.start_ns, "end_ns": each.end_ns},
             })
-        with atomic_write(path) as file:
-            file.write(json.dumps({"traceEvents": records, "displayTimeUnit": "ns"}).encode())
+    return json.dumps({"traceEvents": records, "displayTimeUnit": "ns"}).encode()

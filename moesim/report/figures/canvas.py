@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from moesim.atomic_write import atomic_write
+
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -50,9 +52,14 @@ def as_svg(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, folder: Path, name: str) -> bytes:
-    """Write NAME.svg and NAME.png; returns the SVG."""
+    """Write NAME.svg and NAME.png, each whole or not at all; returns the SVG.
+
+    Raises:
+        InputError: they cannot be written.
+    """
     svg = as_svg(figure)
-    (folder / f"{name}.svg").write_bytes(svg)
-    with mpl.rc_context(STYLE):
-        figure.savefig(folder / f"{name}.png", metadata={"Software": "moesim"}, dpi=150)
+    with atomic_write(folder / f"{name}.svg") as file:
+        file.write(svg)
+    with mpl.rc_context(STYLE), atomic_write(folder / f"{name}.png") as file:
+        figure.savefig(file, format="png", metadata={"Software": "moesim"}, dpi=150)
     return svg
