@@ -5,7 +5,6 @@ router modules and on what stands around them; it holds no model code of its own
 
     moe_layers.py       where the routers of a model are, and what feeds them
     capture.py          the hooks: what routers, residual stream and experts saw in a forward pass
-    default_vectors.py  the mean output of every expert
-    predictions.py      what the next layer's router would choose from what is known now
+    predictors/         what a router will choose, foreseen from what is known now
     recorder.py         requests through prefill and decode into a Trace
 """

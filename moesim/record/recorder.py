@@ -20,7 +20,7 @@ from transformers import DynamicCache
 from moesim.errors import InputError
 from moesim.record.capture import Captured, RouterCapture
 from moesim.record.moe_layers import MoeLayer
-from moesim.record.predictions import next_layer_probabilities
+from moesim.record.predictors.next_layer import next_layer_probabilities
 from moesim.record.recording import Recording
 from moesim.trace import DECODE, PREFILL, id_dtype
 
@@ -46,8 +46,8 @@ def record_requests(
 ) -> Recording:
     """Run `requests` in order and record every token of them.
 
-    `predictors` are names from `moesim.record.predictions`; each is kept as its `ranked` most probable experts with
-    their router probabilities. `all_scores` keeps the true router's probabilities of every expert.
+    `predictors` are names from `moesim.record.predictors.next_layer`; each is kept as its `ranked` most probable experts
+    with their router probabilities. `all_scores` keeps the true router's probabilities of every expert.
 
     Raises:
         InputError: no request is given, or a prompt is empty or longer than its sequence.

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from moesim.errors import InputError
-from moesim.record.default_vectors import fit_default_vectors
 from moesim.record.moe_layers import MoeLayer, find_moe_layers
-from moesim.record.predictions import PREDICTORS, RESIDUAL, RESIDUAL_DEFAULT_VECTORS, ROUTER_INPUT
+from moesim.record.predictors.default_vectors import fit_default_vectors
+from moesim.record.predictors.next_layer import PREDICTORS, RESIDUAL, RESIDUAL_DEFAULT_VECTORS, ROUTER_INPUT
 from moesim.record.recorder import TokenSequence, record_requests
 from moesim.record.recording import Recording
 from moesim.trace import DECODE, PREFILL, Availability, Trace, TraceMetadata

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from moesim.record.default_vectors import fit_default_vectors
 from moesim.record.moe_layers import find_moe_layers
+from moesim.record.predictors.default_vectors import fit_default_vectors
 from moesim.record.recorder import TokenSequence, record_requests
 from traces.recipes.corpus import KINDS, Corpus
 from traces.recipes.shapes import Shape
