@@ -51,3 +51,18 @@ def one_expert_events(trace):
         experts=numbered.reshape(count, 1, 1), weights=None, step=row, request=np.zeros(count, np.uint32), position=row,
         phase=np.full(count, DECODE, np.uint8), metadata=metadata(1, layers * trace.n_experts, 1),
     )
+
+
+def batched_trace(tokens=60, layers=3, experts=8, top_k=2, *, batch=3, dropped=0.0, seed=0, weights=True):
+    """Decode steps of `batch` requests each; a share of the choices, the lightest of a row, is absent."""
+    trace = random_trace(tokens, layers, experts, top_k, seed=seed, weights=weights)
+    chosen, gate = trace.experts.copy(), None if trace.weights is None else trace.weights.copy()
+    gone = np.random.default_rng(seed).random((tokens, layers)) < dropped
+    chosen[gone, -1] = trace.absent
+    if gate is not None:
+        gate[gone, -1] = 0
+    row = np.arange(tokens, dtype=np.uint32)
+    return Trace(
+        experts=chosen, weights=gate, step=row // np.uint32(batch), request=row % np.uint32(batch),
+        position=row // np.uint32(batch), phase=np.full(tokens, DECODE, np.uint8), metadata=metadata(layers, experts, top_k),
+    )
