@@ -46,7 +46,7 @@ def record_requests(
 ) -> Recording:
     """Run `requests` in order and record every token of them.
 
-    `predictors` are names from `moesim.record.predictors.next_layer`; each is kept as its `ranked` most probable experts
+    `predictors` are names from `moesim.record.predictors.next_layer`; each is kept as its `ranked` likeliest experts
     with their router probabilities. `all_scores` keeps the true router's probabilities of every expert.
 
     Raises:
