@@ -152,6 +152,44 @@ def _overrides(settings: list[str]) -> dict[str, float]:
     return values
 
 
+@app.command(epilog=_examples(
+    "moesim curve traces/reference-48x128.safetensors",
+    "moesim curve traces/reference-48x128.safetensors --decode --plot curve.svg",
+    "moesim curve trace.safetensors --json | jq '.misses.lru[100]'    # misses with 100 slots",
+))
+def curve(
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="A trace (.safetensors).", show_default=False)],
+    decode: Annotated[bool, typer.Option("--decode", help="Leave the steps of prefill out.")] = False,
+    optimum: Annotated[
+        bool, typer.Option(help="Also the offline optimum, which takes most of the time.")
+    ] = True,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw curves, reuse distances, working sets (.svg, .png, .pdf).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Count the misses of LRU and of the offline optimum at every cache size in one pass."""
+    from moesim.curve import curves_of
+    from moesim.curve.words import plain_values, print_curves
+    from moesim.progress import shown_progress
+    from moesim.trace import Trace
+
+    if plot is not None:
+        from moesim.curve.figure import check_format, save_figure
+
+        check_format(plot)
+    recording = Trace.load(trace)
+    recording.validate()
+    with shown_progress("steps") as progress:
+        curves = curves_of(recording, decode_only=decode, optimum=optimum, progress=progress)
+    if plot is not None:
+        save_figure(curves, plot)
+    if as_json:
+        typer.echo(json.dumps(plain_values(curves)))
+    else:
+        print_curves(curves)
+
+
 @app.command(epilog=_examples("moesim report runs/a6000"))
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output of a sweep.", show_default=False)],

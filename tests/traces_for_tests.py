@@ -64,5 +64,6 @@ def batched_trace(tokens=60, layers=3, experts=8, top_k=2, *, batch=3, dropped=0
     row = np.arange(tokens, dtype=np.uint32)
     return Trace(
         experts=chosen, weights=gate, step=row // np.uint32(batch), request=row % np.uint32(batch),
-        position=row // np.uint32(batch), phase=np.full(tokens, DECODE, np.uint8), metadata=metadata(layers, experts, top_k),
+        position=row // np.uint32(batch), phase=np.full(tokens, DECODE, np.uint8),
+        metadata=metadata(layers, experts, top_k),
     )

@@ -17,6 +17,8 @@ p(t) = v), one lookup for each access; those of the group are compared pair by p
 every expert seen so far, in order of recency, so that nothing grows with the trace.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -70,11 +72,13 @@ class StackDistances:
         seen = len(self._recency)
         touched = np.concatenate([self._recency, experts])
         bits = len(touched).bit_length()
-        wide = np.uint32 if self.experts << bits < 1 << 32 else np.uint64
-        keys = touched.astype(wide) << wide(bits) | np.arange(len(touched), dtype=wide)
+        keys: NDArray[Any] = touched.astype(np.uint32 if self.experts << bits < 1 << 32 else np.uint64)
+        keys <<= bits
+        keys |= np.arange(len(touched), dtype=keys.dtype)
         keys.sort()
-        touch = (keys & wide((1 << bits) - 1)).astype(np.int32)
-        again = (keys[1:] >> wide(bits)) == (keys[:-1] >> wide(bits))
+        touch = (keys & ((1 << bits) - 1)).astype(np.int32)
+        keys >>= bits
+        again = keys[1:] == keys[:-1]
         last = np.full(len(touched), -1, np.int32)
         last[touch[1:]] = np.where(again, touch[:-1], -1)
         latest = touch[np.append(~again, True)]
@@ -114,7 +118,8 @@ def _counted_before_groups(
     # all of the word's bits are in `ahead`: take off those that are not below
     counted = ahead.reshape(-1)[mine] - np.bitwise_count(word & ~below)
     cold_before = np.concatenate([[0], np.cumsum(cold)])[group_start]
-    return (counted + seen + cold_before[group]).astype(np.int32)
+    before: NDArray[np.int32] = (counted + seen + cold_before[group]).astype(np.int32)
+    return before
 
 
 def _counted_within_groups(
@@ -137,4 +142,5 @@ def _counted_within_groups(
         smaller = lasts[place] < lasts[place + 1 :]
         smaller &= begins[place + 1 :] > place
         counted[place + 1 :] += smaller
-    return counted[column, group].astype(np.int32)
+    within: NDArray[np.int32] = counted[column, group].astype(np.int32)
+    return within
