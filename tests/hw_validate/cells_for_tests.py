@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from hw_validate.measurement import Cell, MachineFacts, Measurement, Telemetry, World, save
+from hw_validate.measurement import (
+    Cell,
+    Limit,
+    Limits,
+    MachineFacts,
+    Measurement,
+    Slice,
+    Telemetry,
+    World,
+    save,
+)
 
 MACHINE = MachineFacts(
     device="cuda",
@@ -74,3 +84,72 @@ def folder_of(folder, measurements, **files):
     for name, value in files.items():
         save(value, folder / f"{name}.json")
     return folder
+
+
+BASE_MS = {"qwen3-30b-a3b": 80.0, "olmoe-1b-7b": 30.0, "mixtral-8x7b": 110.0}
+SPEED = {
+    "on-demand": 1.0, "lru": 0.98, "least-stale": 1.03, "speculate-and-execute": 0.88, "prefetch-and-refetch": 0.97,
+    "resident-execute": 0.86,
+}
+
+
+def whole_grid():
+    """The grid of a full validation: three models, all policies and cache sizes, batches, prefill."""
+    random = np.random.default_rng(7)
+    cells = []
+
+    def add(model, policy, cache, phase="decode", batch=1):
+        count = 32 if model == "mixtral-8x7b" else 16 if batch > 1 else 4 if phase == "prefill" else 128
+        mean = BASE_MS[model] * SPEED[policy] * (1 - 0.85 * cache) * batch**0.8 * (12 if phase == "prefill" else 1)
+        error = 1 + 0.02 * random.standard_normal()
+        cells.append(measurement(
+            policy, cache, mean, mean * error, model, phase, batch, spread=0.04, count=count, seed=len(cells),
+            simulated=world([round(mean * error * 1e6)] * count, exposed_copy_ns=0.7 * mean * error * 1e6 - 4e5),
+        ))
+
+    for model in BASE_MS:
+        for policy in ("on-demand", "speculate-and-execute", "prefetch-and-refetch"):
+            add(model, policy, 0.0)
+        for cache in (0.1, 0.25, 0.5):
+            for policy in ("lru", "least-stale", "speculate-and-execute", "prefetch-and-refetch", "resident-execute"):
+                add(model, policy, cache)
+        add(model, "on-demand", 0.0, "prefill")
+    for batch in (4, 16):
+        for policy, cache in (("on-demand", 0.0), ("speculate-and-execute", 0.0), ("lru", 0.25)):
+            add("olmoe-1b-7b", policy, cache, batch=batch)
+    return cells
+
+
+def token(cell, world_name, layers=6, scale=1.0, copies=4):
+    """A token's timeline: per layer attention, read-back, copies in a row, experts."""
+    slices, now = [], 0
+
+    def add(track, name, took, layer, expert=-1):
+        nonlocal now
+        end = now + round(took * scale)
+        slices.append(Slice(
+            cell=cell, world=world_name, track=track, name=name, layer=layer, expert=expert, start_ns=now, end_ns=end,
+        ))
+        now = end
+
+    for layer in range(layers):
+        add("compute", "attention", 60_000, layer)
+        add("host", "read back", 20_000, layer)
+        for expert in range(copies):
+            add("copies", "copy", 180_000, layer, expert)
+        add("compute", "experts", 50_000, layer)
+    return slices
+
+
+def limits():
+    return Limits(
+        limits=[
+            Limit(name="copies", what="copies of experts against the link's large-copy peak", measured=54.1e9,
+                  bound=55.0e9, unit="bytes/s", ratio=54.1 / 55.0, target=0.95),
+            Limit(name="on-demand", what="on demand, no cache, against bytes / bandwidth + compute", measured=71.4e6,
+                  bound=66.0e6, unit="ns", ratio=71.4 / 66.0, target=1.05),
+        ],
+        baselines={"on-demand": 82.9e6, "speculate-and-execute": 71.1e6},
+        engine={"on-demand": 70.0e6, "speculate-and-execute": 66.5e6},
+        baseline_model="qwen3-30b-a3b",
+    )
