@@ -57,6 +57,38 @@ def validate(
         typer.echo(f"{file}: valid, {trace.tokens:,} tokens, sha256 {trace.content_hash()}")
 
 
+@app.command(epilog=_examples(
+    "moesim trace predictors traces/reference-48x128.safetensors --plot recall.png",
+    "moesim trace predictors --json mine.safetensors | jq '.predictors[].recall_at_k'",
+))
+def predictors(
+    file: File,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw recall by layer and by rank (.png, .svg or .pdf).")
+    ] = None,
+    phase: Annotated[
+        str | None, typer.Option(help="Tokens that count: decode, prefill or all; by default decode, if there are any.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Rows read; 0 reads all of them.")] = 20_000,
+) -> None:
+    """Measure what each predictor foresaw: recall at k and 1.5 k and by gate weight, per layer.
+
+    Beside the predictions recorded in the trace stand three that need no model: the previous token's experts, the
+    most used experts, and the match of activation matrices.
+    """
+    from moesim.record.predictors.recall_figure import save
+    from moesim.record.predictors.recall_report import print_report, report
+
+    told = report(Trace.load(file), phase, rows)
+    if plot is not None:
+        save(told, plot)
+    if as_json:
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        print_report(told, Console())
+
+
 @app.command("import", epilog=_examples(
     "moesim trace import olmoe-all.tokens.jsonl --out olmoe.safetensors",
     "moesim trace import gptoss20b_decode_experts.npz --out gpt-oss-20b.safetensors",
