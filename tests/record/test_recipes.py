@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import OlmoeConfig
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, OlmoeConfig
 
 from moesim.record.recording import Recording
-from traces.recipes import corpus, stages, text, training
+from traces.recipes import corpus, smaller_vocabulary, stages, text, training
+from traces.recipes.__main__ import VOCABULARIES
 from traces.recipes.shapes import SHAPES, Shape
+from traces.recipes.write import MOST_WEIGHT_BYTES
 
 
 def test_html_becomes_lines_of_visible_text() -> None:
@@ -78,7 +81,31 @@ def test_the_vocabulary_and_the_arrays_give_the_text_back() -> None:
 def test_the_shapes_have_the_routing_that_they_are_named_after(name: str) -> None:
     shape = SHAPES[name](corpus.VOCABULARY)
     assert name == f"reference-{shape.config.num_hidden_layers}x{shape.config.num_experts}"
-    assert shape.config.num_experts_per_tok == 8
+    assert shape.config.num_experts_per_tok == (2 if name == "reference-8x16" else 8)
+
+
+def test_the_weights_that_ship_fit_into_the_repository() -> None:
+    shape = SHAPES["reference-8x16"](VOCABULARIES["reference-8x16"])
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(shape.config)
+    # A checkpoint names every expert's matrices: 100 bytes each, beside the weights themselves.
+    parameters = sum(each.numel() for each in model.parameters())
+    assert 2 * parameters + 100 * (3 * 8 * 16 + 100) < MOST_WEIGHT_BYTES
+
+
+def test_a_smaller_vocabulary_is_the_first_merges_of_the_large_one() -> None:
+    text = "the cat sat on the mat and the dog sat on the cat while another cat looked at the dog and the mat"
+    documents = [("a", text[i % 7 :] + text[: i % 5]) for i in range(20)]
+    large = corpus.train_tokenizer({"mixed": documents})
+    vocabulary = large.get_vocab_size() - 12
+    table = json.loads(large.to_str())
+    small = Tokenizer.from_str(json.dumps(smaller_vocabulary.truncated(table, vocabulary)))
+    pieces = smaller_vocabulary.decompositions(table["model"], vocabulary)
+    for _, body in documents:
+        ids = np.array(large.encode(body).ids, dtype=np.uint16)
+        # The library's own encoder with the truncated table is the oracle.
+        assert smaller_vocabulary.converted(ids, pieces).tolist() == small.encode(body).ids
+        assert ids.max() >= vocabulary > max(small.encode(body).ids)
 
 
 def test_the_rate_rises_from_nothing_and_falls_to_its_last_share() -> None:

@@ -1,12 +1,11 @@
 """From a corpus to a trace, in stages that each leave a file, so that a broken one can be run again alone.
 
     corpus/                      corpus.build: no GPU, a few minutes
-    NAME/weights, training.json  train: one GPU
+    NAME/checkpoint/, training.json  train: one GPU
     NAME/*.recording.safetensors record: the same GPU, a minute or two
     traces/NAME*.safetensors     write: no GPU, a second
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -14,15 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from moesim.record.moe_layers import find_moe_layers
 from moesim.record.predictors.default_vectors import fit_default_vectors
 from moesim.record.recorder import TokenSequence, record_requests
+from moesim.record.weights import weights_sha256
 from traces.recipes.corpus import KINDS, Corpus
 from traces.recipes.shapes import Shape
-from traces.recipes.training import MixedBatches, build_model, perplexities, train
+from traces.recipes.training import MixedBatches, build_model, load_model, perplexities, train
+from traces.recipes.write import CHECKPOINT
 
 REQUESTS_PER_KIND = 3
 RANKED = 12
@@ -47,11 +47,10 @@ def train_stage(
         most_steps=most_steps,
         peak_learning_rate=shape.peak_learning_rate,
     )
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, folder / "weights.safetensors")
+    model.save_pretrained(folder / CHECKPOINT)
     told["perplexity"] = perplexities(model, corpus.held_out)
     told["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    told["weights_sha256"] = weights_sha256(state)
+    told["weights_sha256"] = weights_sha256(model)
     told["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     told["torch"] = torch.__version__
     (folder / "training.json").write_text(json.dumps(told, indent=1))
@@ -60,9 +59,7 @@ def train_stage(
 
 def record_stage(shape: Shape, corpus: Corpus, folder: Path, device: str) -> None:
     """Fit default vectors on training text and record held-out text with the weights in `folder`."""
-    model = build_model(shape, device)
-    model.load_state_dict(load_file(folder / "weights.safetensors"))
-    model.eval()
+    model = load_model(folder / CHECKPOINT, device)
     layers = find_moe_layers(model)
     began = time.monotonic()
     vectors, counts = fit_default_vectors(model, layers, fitting_batches(corpus, model), shape.config.num_experts)
@@ -71,10 +68,11 @@ def record_stage(shape: Shape, corpus: Corpus, folder: Path, device: str) -> Non
         "experts_without_default_vector": int((counts == 0).sum()),
     }
     print(f"default vectors {told} in {time.monotonic() - began:.1f} s", flush=True)
+    ranked = min(RANKED, shape.config.num_experts // 2)  # to rank all of few experts says nothing
     main = requests(corpus, KINDS, REQUESTS_PER_KIND, shape.prompt_tokens, shape.decode_tokens)
     scored = requests(corpus, SCORED_KINDS, 1, SCORED_PROMPT_TOKENS, SCORED_DECODE_TOKENS)
     record_requests(
-        model, layers, main, predictors=shape.trace_predictors, default_vectors=vectors, ranked=RANKED
+        model, layers, main, predictors=shape.trace_predictors, default_vectors=vectors, ranked=ranked
     ).save(folder / f"{shape.name}.recording.safetensors")
     print(f"recorded {sum(len(r.tokens) for r in main)} tokens by {time.monotonic() - began:.1f} s", flush=True)
     record_requests(model, layers, scored, all_scores=True).save(folder / f"{shape.name}-scores.recording.safetensors")
@@ -106,12 +104,3 @@ def described(recorded: list[TokenSequence]) -> list[dict[str, Any]]:
         {"request": number, "kind": request.kind, "prompt_tokens": request.prompt_tokens}
         for number, request in enumerate(recorded)
     ]
-
-
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """sha256 over the names and bytes of all tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        digest.update(name.encode())
-        digest.update(state[name].contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

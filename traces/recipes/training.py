@@ -11,6 +11,7 @@ averages over layers and so balances none.
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,14 @@ def build_model(shape: Shape, device: str, seed: int = 0) -> Any:
             if "o_proj" in name or "down_proj" in name:
                 parameter.mul_(scale)
     return model
+
+
+def load_model(checkpoint: Path, device: str) -> Any:
+    """What `save_pretrained` left of a trained model, in the implementations that it was trained in, for evaluation."""
+    model = AutoModelForCausalLM.from_pretrained(  # type: ignore[no-untyped-call]
+        checkpoint, dtype=torch.bfloat16, experts_implementation="grouped_mm", attn_implementation="sdpa"
+    )
+    return model.to(device).eval()
 
 
 class MixedBatches:

@@ -1,6 +1,7 @@
 """The last stage: recordings and what is known of their making become the shipped traces."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ MODELS = {
     "shape (16 layers, 64 experts, top-8, weights not renormalised)",
     "reference-48x128": "Qwen3MoeForCausalLM, hidden 256, expert 64, trained from random weights; Qwen3-30B-A3B's "
     "routing shape (48 layers, 128 experts, top-8, weights renormalised)",
+    "reference-8x16": "Qwen3MoeForCausalLM, hidden 192, expert 80, trained from random weights (8 layers, 16 experts, "
+    "top-2, weights renormalised); its weights ship as traces/models/reference-8x16",
 }
+CHECKPOINT = "checkpoint"
+# Weights up to this size are part of the repository.
+MOST_WEIGHT_BYTES = 16_000_000
 PREDICTORS = {
     "router-input": Availability(
         layer_offset=1,
@@ -64,6 +70,27 @@ def write_traces(name: str, corpus_folder: Path, folder: Path, out: Path) -> Non
         trace.save(path)
         Trace.load(path).validate()
         print(f"{path}: {trace.tokens} tokens, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def write_model(folder: Path, corpus_folder: Path, out: Path) -> None:
+    """Write the checkpoint in `folder` with its tokenizer and what is known of its training into `out`.
+
+    Only where the weights are small enough to ship; of a larger model nothing is written.
+    """
+    weights = folder / CHECKPOINT / "model.safetensors"
+    if not weights.exists() or weights.stat().st_size > MOST_WEIGHT_BYTES:
+        return
+    from transformers import PreTrainedTokenizerFast
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(folder / CHECKPOINT / name, out / name)
+    separator = json.loads((corpus_folder / "tokenizer.json").read_text())["added_tokens"][0]["content"]
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(corpus_folder / "tokenizer.json"), eos_token=separator
+    ).save_pretrained(out)
+    shutil.copyfile(folder / "training.json", out / "training.json")
+    print(f"{out}: {weights.stat().st_size / 1e6:.2f} MB of weights")
 
 
 def _metadata(
