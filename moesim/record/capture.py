@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moesim.errors import InputError
 from moesim.record.moe_layers import MoeLayer
 
 
@@ -22,6 +23,7 @@ class Captured:
     logits        [L, N, experts] the router's logits
     weights       [L, N, top_k]   gate weights as the model used them, heaviest first
     experts       [L, N, top_k]   the chosen ids, in the same order
+    attention_input [L, N, hidden] what enters the layer's attention, its norm applied; only where asked for
     """
 
     residual: torch.Tensor
@@ -29,6 +31,7 @@ class Captured:
     logits: torch.Tensor
     weights: torch.Tensor
     experts: torch.Tensor
+    attention_input: torch.Tensor | None = None
 
     def select(self, rows: torch.Tensor) -> "Captured":
         """The tokens `rows` (indices into N), in that order."""
@@ -38,6 +41,7 @@ class Captured:
             self.logits[:, rows],
             self.weights[:, rows],
             self.experts[:, rows],
+            None if self.attention_input is None else self.attention_input[:, rows],
         )
 
     @property
@@ -47,10 +51,18 @@ class Captured:
 
 
 class RouterCapture:
-    """A context in which every forward pass of the model is captured; `take` returns what has come since the last."""
+    """A context in which every forward pass of the model is captured; `take` returns what has come since the last.
 
-    def __init__(self, layers: Sequence[MoeLayer]) -> None:
+    Raises:
+        InputError: `attention_input` is asked for and a layer has no attention module of its own.
+    """
+
+    def __init__(self, layers: Sequence[MoeLayer], *, attention_input: bool = False) -> None:
+        for layer in layers:
+            if attention_input and layer.attention is None:
+                raise InputError(f"layer {layer.number} has no attention module of its own, so no input to one")
         self._layers = layers
+        self._attention_input = attention_input
         self._handles: list[Any] = []
         self._seen: dict[str, list[list[torch.Tensor]]] = {}
 
@@ -59,6 +71,11 @@ class RouterCapture:
         for index, layer in enumerate(self._layers):
             self._handles.append(layer.norm.register_forward_pre_hook(self._norm_hook(index)))
             self._handles.append(layer.router.register_forward_hook(self._router_hook(index)))
+            if self._attention_input:
+                assert layer.attention is not None, "__init__ saw to it"
+                self._handles.append(
+                    layer.attention.register_forward_pre_hook(self._attention_hook(index), with_kwargs=True)
+                )
         return self
 
     def __exit__(
@@ -78,12 +95,21 @@ class RouterCapture:
         return Captured(**stacked)
 
     def _clear(self) -> None:
-        names = ("residual", "router_input", "logits", "weights", "experts")
+        names = ["residual", "router_input", "logits", "weights", "experts"]
+        if self._attention_input:
+            names.append("attention_input")
         self._seen = {name: [[] for _ in self._layers] for name in names}
 
     def _norm_hook(self, index: int) -> Any:
         def hook(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             self._seen["residual"][index].append(args[0].detach().flatten(0, -2))
+
+        return hook
+
+    def _attention_hook(self, index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+            given = args[0] if args else named["hidden_states"]
+            self._seen["attention_input"][index].append(given.detach().flatten(0, -2))
 
         return hook
 

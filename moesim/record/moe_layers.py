@@ -19,7 +19,8 @@ class MoeLayer:
     """One MoE layer of a model.
 
     `number` is the model's own number of the decoder layer. `norm` is the norm whose output enters `block`; what
-    enters the norm is the residual stream after attention, r_l of arXiv 2603.19289.
+    enters the norm is the residual stream after attention, r_l of arXiv 2603.19289. `attention` is the layer's only
+    attention module, None where there is no such thing.
     """
 
     number: int
@@ -27,6 +28,7 @@ class MoeLayer:
     router: nn.Module
     experts: nn.Module
     norm: nn.Module
+    attention: nn.Module | None
 
 
 def find_moe_layers(model: nn.Module) -> list[MoeLayer]:
@@ -54,7 +56,10 @@ def find_moe_layers(model: nn.Module) -> list[MoeLayer]:
         experts = modules.get(f"{block_path}.experts")
         if experts is None:
             raise InputError(f"{type(model).__name__}: MoE block {block_path} has no module named experts")
-        layers.append(MoeLayer(number, modules[block_path], modules[path], experts, norms[block_path]))
+        siblings = modules[block_path.rpartition(".")[0]].children()
+        attentions = [child for child in siblings if type(child).__name__.endswith("Attention")]
+        attention = attentions[0] if len(attentions) == 1 else None
+        layers.append(MoeLayer(number, modules[block_path], modules[path], experts, norms[block_path], attention))
     return layers
 
 
