@@ -5,8 +5,15 @@ from collections.abc import Callable, Sequence
 from hw_validate.agreement import TARGET_MEDIAN, TARGET_WORST, Errors, errors, errors_by, grouped
 from hw_validate.comparison import Row
 from hw_validate.report.section import Entry, Picture, Section, Table
-from hw_validate.report.words import cell_words, model_words, setting_words, signed_percent, throttle_words
-from moesim.report.words import milliseconds, percent, policy_words
+from hw_validate.report.words import (
+    cell_words,
+    model_words,
+    setting_words,
+    signed_percent,
+    throttle_words,
+    two_decimals,
+)
+from moesim.report.words import percent, policy_words
 
 
 def error_section(rows: Sequence[Row], pictures: list[Picture]) -> Section:
@@ -30,23 +37,26 @@ def _summary(name: str, found: Errors) -> list[Entry]:
     return [
         Entry(name),
         Entry(str(found.cells)),
-        Entry(percent(round(found.median, 4)), "good" if found.median_met else "bad"),
-        Entry(percent(round(found.worst, 4)), "good" if found.worst_met else "bad"),
+        Entry(two_decimals(found.median), "good" if found.median_met else "bad"),
+        Entry(two_decimals(found.worst), "good" if found.worst_met else "bad"),
         Entry(cell_words(found.worst_row)),
     ]
 
 
 def cells_section(rows: Sequence[Row]) -> Section:
-    """Every cell, grouped by model."""
-    groups = [(group_words(group[0]), [_cell(row) for row in group]) for group in grouped(rows, GROUP).values()]
+    """Every cell, grouped by model and setting."""
+    groups = []
+    for group in grouped(rows, (*GROUP, "phase", "batch_tokens")).values():
+        setting = setting_words(group[0]["phase"], group[0]["batch_tokens"])
+        groups.append((f"{group_words(group[0])}; {setting}", [_cell(row) for row in group]))
     columns = [
-        "policy", "cache", "setting", "measured", "95 % interval", "simulated", "error", "hits", "misses",
-        "copied per step", "order of decisions", "notes",
+        "policy", "cache", "measured, ms", "simulated, ms", "error", "hits", "misses", "copied, GB per step",
+        "decisions", "notes",
     ]
     return Section(
-        f"All {len(rows)} cells",
-        "Times are means of the measured steps, with the bootstrap interval of that mean. Hits and misses are of all "
-        "measured steps; one number means that it is the same in both worlds.",
+        f"Cell by cell ({len(rows)})",
+        "Times are means of the measured steps, in brackets the 95 % bootstrap interval of that mean. Hits and misses "
+        "are of all measured steps; one number means that it is the same in both worlds.",
         tables=[Table(columns, groups)],
     )
 
@@ -70,23 +80,21 @@ def _cell(row: Row) -> list[Entry]:
     return [
         Entry(policy_words(row["policy"])),
         Entry(percent(row["cache_fraction"])),
-        Entry(setting_words(row["phase"], row["batch_tokens"])),
-        Entry(milliseconds(row["tpot_measured_ns"])),
-        Entry(interval_words(row)),
-        Entry(milliseconds(row["tpot_simulated_ns"])),
+        Entry(measured_words(row)),
+        Entry(f"{row['tpot_simulated_ns'] / 1e6:,.2f}"),
         Entry(signed_percent(row["tpot_error"]), mark),  # type: ignore[arg-type]
         _both(row["hits_measured"], row["hits_simulated"], lambda count: f"{count:,}"),
         _both(row["misses_measured"], row["misses_simulated"], lambda count: f"{count:,}"),
-        _both(row["bytes_measured"], row["bytes_simulated"], lambda size: f"{size / steps / 1e9:.3f} GB"),
+        _both(row["bytes_measured"], row["bytes_simulated"], lambda size: f"{size / steps / 1e9:.3f}"),
         sequence_entry(row),
         Entry("; ".join(_notes(row)) or "–"),
     ]
 
 
-def interval_words(row: Row) -> str:
-    """The measured interval in milliseconds."""
-    low, high = row["tpot_measured_low_ns"], row["tpot_measured_high_ns"]
-    return "not measured" if low is None else f"{low / 1e6:,.2f} – {high / 1e6:,.2f} ms"
+def measured_words(row: Row) -> str:
+    """The measured time in milliseconds, with its interval if it has one."""
+    mean, low, high = (row[f"tpot_measured{end}_ns"] for end in ("", "_low", "_high"))
+    return f"{mean / 1e6:,.2f}" + ("" if low is None else f" ({low / 1e6:,.2f}–{high / 1e6:,.2f})")
 
 
 def _both(measured: int, simulated: int, words: Callable[[int], str]) -> Entry:

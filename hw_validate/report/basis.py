@@ -8,7 +8,7 @@ from hw_validate.interval import RESAMPLES
 from hw_validate.measurement import MachineFacts
 from hw_validate.report.accuracy import GROUP, group_words
 from hw_validate.report.section import Section
-from hw_validate.report.words import cell_words
+from hw_validate.report.words import cell_words, two_decimals
 from moesim.report.words import percent
 
 
@@ -18,7 +18,7 @@ def headline(rows: Sequence[Row], machine: MachineFacts) -> list[str]:
     cells = "one cell" if len(rows) == 1 else f"{len(rows)} cells"
     sentences = [
         f"Over {cells} on {machine_words(machine)}, the simulated time per step is off by "
-        f"{percent(round(found.median, 4))} in the median and {percent(round(found.worst, 4))} at worst.",
+        f"{two_decimals(found.median)} in the median and {two_decimals(found.worst)} at worst.",
         f"Targets: median at most {percent(TARGET_MEDIAN)}: {_met(found.median_met)}; worst at most "
         f"{percent(TARGET_WORST)}: {_met(found.worst_met)}. Worst: {cell_words(found.worst_row)}.",
     ]

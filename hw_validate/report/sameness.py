@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 from hw_validate.agreement import outputs, ranking
 from hw_validate.comparison import Row
-from hw_validate.report.accuracy import interval_words, sequence_entry
+from hw_validate.report.accuracy import measured_words, sequence_entry
 from hw_validate.report.section import Entry, Section, Table
 from hw_validate.report.words import cell_words, model_words, setting_words
-from moesim.report.words import milliseconds, percent, policy_words
+from moesim.report.words import percent, policy_words
 
 
 def ranking_section(rows: Sequence[Row]) -> Section:
@@ -24,8 +24,8 @@ def ranking_section(rows: Sequence[Row]) -> Section:
         sentences.append(f"The simulation orders {found.alike} of the {found.ordered} as the machine does.")
     if found.different:
         columns = [
-            "model", "cache", "setting", "faster as measured", "measured", "simulated", "slower as measured",
-            "measured", "simulated",
+            "model", "cache", "setting", "faster as measured", "measured, ms", "simulated, ms", "slower as measured",
+            "measured, ms", "simulated, ms",
         ]
         tables.append(Table.plain(columns, [_pair(faster, slower) for faster, slower in found.different]))
     return Section(
@@ -47,8 +47,8 @@ def _pair(faster: Row, slower: Row) -> list[Entry]:
             for row in (faster, slower)
             for entry in (
                 Entry(policy_words(row["policy"])),
-                Entry(interval_words(row)),
-                Entry(milliseconds(row["tpot_simulated_ns"])),
+                Entry(measured_words(row)),
+                Entry(f"{row['tpot_simulated_ns'] / 1e6:,.2f}"),
             )
         ),
     ]
@@ -63,7 +63,7 @@ def decisions_section(rows: Sequence[Row]) -> Section:
         executed = sum(row["executed"] for row in compared)
         decisions = sum(row["decisions_compared"] for row in compared)
         sentences.append(
-            f"{len(compared) - len(different)} of {len(compared)} cells are identical in both worlds: "
+            f"Identical in both worlds: {len(compared) - len(different)} of {len(compared)} cells. "
             f"{decisions:,} decisions and {executed:,} executed experts were compared, place by place."
         )
     if different:

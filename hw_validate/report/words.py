@@ -61,6 +61,11 @@ def signed_percent(fraction: float) -> str:
     return shown.lstrip("+−") if shown in ("+0.0 %", "−0.0 %") else shown
 
 
+def two_decimals(fraction: float) -> str:
+    """The size of an error: "1.20 %"."""
+    return f"{100 * fraction:.2f} %"
+
+
 def file_words(name: str) -> str:
     """A name as part of a file name: nothing that a file system or a shell would misread."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") or "unnamed"

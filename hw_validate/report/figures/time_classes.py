@@ -28,9 +28,12 @@ def draw(rows: Sequence[Row]) -> Figure | None:
         panel.set_title(f"cache {percent(cache)}")
         plain(panel)
         panel.tick_params(axis="y", length=0)
-        for row in rows:
-            if row["cache_fraction"] == cache:
-                _bars(panel, row, heights[row["policy"]])
+        told = {row["policy"]: row for row in rows if row["cache_fraction"] == cache}
+        for policy, height in heights.items():
+            if policy in told:
+                _bars(panel, told[policy], height)
+            else:
+                panel.text(0, height, "  not measured", va="center", fontsize=7, color="#888888")
     lossy = {row["policy"] for row in rows if not row["lossless"]}
     axes[0].set_yticks(
         list(heights.values()), [policy_words(each) + (" – lossy" if each in lossy else "") for each in heights]
