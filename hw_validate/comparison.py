@@ -82,7 +82,8 @@ def row_of(measurement: Measurement, machine: MachineFacts) -> Row:
     telemetry = measurement.telemetry
     interval = mean_interval(measured.step_ns)
     steps = len(measured.step_ns)
-    energy = telemetry.energy_j
+    # A cell does not say how many tokens a prefill step holds, so energy per token is told of decoding alone.
+    energy = telemetry.energy_j if cell.phase == "decode" else None
     return {
         "device": machine.device,
         "gpu": machine.gpu,

@@ -44,7 +44,7 @@ def _row(row: Row) -> list[Entry]:
         Entry(percent(row["cache_fraction"])),
         Entry(setting_words(row["phase"], row["batch_tokens"])),
         _value(row["power_mean_w"], "{:.0f} W"),
-        _value(row["energy_per_token_j"], "{:.3g} J"),
+        Entry("–") if row["phase"] == "prefill" else _value(row["energy_per_token_j"], "{:.3g} J"),
         _value(row["sm_clock_mean_mhz"], "{:,.0f} MHz"),
         _value(row["sm_clock_min_mhz"], "{:,.0f} MHz"),
         Entry(reasons, "bad") if row["throttled"] else Entry("no"),

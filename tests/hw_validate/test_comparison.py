@@ -84,6 +84,11 @@ def test_sequences_are_identical_only_if_all_of_it_is(tmp_path, change, identica
     assert row["sequences_identical"] is identical
 
 
+def test_energy_per_token_is_told_of_decoding_alone(tmp_path):
+    rows = rows_in(folder_of(tmp_path / "out", [measurement(phase="prefill"), measurement()]))
+    assert [row["energy_per_token_j"] for row in rows] == [pytest.approx(10.0), None]  # 250 W for 40 ms
+
+
 def test_what_was_not_measured_is_empty(tmp_path):
     cell = measurement(count=1, measured=world([100], classes=False), telemetry=Telemetry(samples=0), output_sha256="")
     (row,) = rows_in(folder_of(tmp_path / "out", [cell]))
