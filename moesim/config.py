@@ -22,7 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from moesim.catalogue import find
+from moesim.catalogue import find, is_file
 from moesim.errors import ConfigError, InputError, nearest
 from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
@@ -131,7 +131,7 @@ def _policy(value: object, path: Path) -> str:
 
 def _trace(value: object, path: Path) -> Path:
     trace = Path(normpath(path.parent / str(value)))
-    if not trace.is_file():
+    if not is_file(trace):
         raise ConfigError("no such file")
     return trace
 

@@ -3,9 +3,20 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST_MESSAGE = 1_500
+
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The command line prints it and exits with code 2."""
+    """What the user gave cannot be used. The command line prints it and exits with code 2.
+
+    The message is one line of bounded length, whatever the input that it quotes: what is not printable is escaped.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
+        if len(line) > LONGEST_MESSAGE:
+            line = f"{line[: LONGEST_MESSAGE // 2]} ... {line[-LONGEST_MESSAGE // 3 :]}"
+        super().__init__(line)
 
 
 class TraceError(InputError):

@@ -11,6 +11,9 @@ from moesim.errors import ConfigError, nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
+MOST_VALUES = 100_000
+"""Aliases let a short file stand for billions of values; nothing that moesim reads has so many."""
+
 
 class _Loader(yaml.SafeLoader):
     """Plain data only; a key that is given twice is an error, where PyYAML would keep the last."""
@@ -45,7 +48,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values")
+    if _values_spelt_out(content) > MOST_VALUES:
+        raise ConfigError(f"{path}: more than {MOST_VALUES:,} values, aliases written out")
     return content
+
+
+def _values_spelt_out(content: Any) -> int:
+    """How many values there are with every alias written out; stops counting soon after MOST_VALUES."""
+    left, counted = [content], 0
+    while left and counted <= MOST_VALUES:
+        value = left.pop()
+        counted += 1
+        if isinstance(value, dict):
+            left += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            left += value
+    return counted
 
 
 def read_model(path: Path, model: type[Model]) -> Model:
