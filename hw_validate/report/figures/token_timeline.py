@@ -93,13 +93,13 @@ def _track(panel: Axes, excerpt: Excerpt, track: str, height: float) -> None:
     drawn = [each for each in slices if each.track == track]
     if track == "copies" and not drawn:
         drawn = [each for each in slices if each.track == "link"]
+    bars: dict[str, list[tuple[float, float]]] = {}
     for each in drawn:
         left, right = max(each.start_ns, begin), min(each.end_ns, end)
         if right > left:
-            panel.broken_barh(
-                [((left - begin) / 1e6, (right - left) / 1e6)], (height - 0.4, 0.8), facecolors=_colour(each, track),
-                edgecolor="white", linewidth=0.3,
-            )
+            bars.setdefault(_colour(each, track), []).append(((left - begin) / 1e6, (right - left) / 1e6))
+    for colour, spans in bars.items():
+        panel.broken_barh(spans, (height - 0.4, 0.8), facecolors=colour, edgecolor="white", linewidth=0.3)
 
 
 def _colour(each: moesim_timeline.Slice, track: str) -> str:
