@@ -43,7 +43,8 @@ def draw(rows: Sequence[Row]) -> Figure | None:
     figure.supxlabel("time per step, ms", fontsize=9)
     handles: list[Patch | Line2D] = [Patch(color=colour) for _, colour in CLASSES.values()]
     labels = [words for words, _ in CLASSES.values()]
-    handles += [Patch(color="#777777"), Patch(color="#777777", alpha=0.5, lw=0), Line2D([], [], color="black", linewidth=2)]
+    handles += [Patch(color="#777777", alpha=opacity, lw=0) for _, _, opacity in WORLDS]
+    handles.append(Line2D([], [], color="black", linewidth=2))
     labels += ["upper bar: measured", "lower, pale bar: simulated", "mean time of the bare steps"]
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8)
     return figure
