@@ -37,6 +37,8 @@ class EngineSpec(BaseModel):
     name: str
     source: str
     mode: Literal["eager", "graph"]
+    experts_captured: bool = True
+    """In mode `graph`: expert kernels are captured too; else they are launched one by one, since their slots change."""
     copies_per_expert: int = Field(ge=1, le=16)
     start: Literal["all", "each"]
     """Expert kernels wait for all copies of the event, or each for its own."""

@@ -37,8 +37,14 @@ FIGURES: dict[str, bool] = {
     "flops_per_s": True,
     "flops_share": True,
     "kernel_floor_ns": False,
+    "event_latency_ns": False,
+    "loop_layer_ns": False,
+    "switch_ns": False,
 }
 """Every figure, and whether more of it makes runs faster."""
+
+MEASURED_ONLY = ("event_latency_ns", "loop_layer_ns", "switch_ns")
+"""Figures that no data sheet gives: nothing, until a calibration measures them."""
 
 
 def nearest_ns(value: float) -> int:
@@ -73,6 +79,12 @@ class Hardware:
     flops_share: float
     kernel_floor_ns: int
     """The least time that one kernel takes on the GPU."""
+    event_latency_ns: int
+    """From the end of a copy to the start of a kernel on another stream that waited for it, or the other way round."""
+    loop_layer_ns: int
+    """Host time of the replay loop itself, per event: everything between what it enqueues."""
+    switch_ns: int
+    """How long a stream stands still between kernels launched one by one and a captured graph behind them."""
     kernel_table: KernelTable
 
     def kernel_ns(self, kernel: Kernel, mode: Mode, launches: int) -> int:
@@ -102,6 +114,8 @@ class HardwareSpec(BaseModel):
     kernels: list[KernelRow] = []
     measured_on: dict[str, str] = Field(default={})
     """Driver, clocks and the like of a calibration; empty for a profile from data sheets."""
+    observations: dict[str, Quantity] = {}
+    """Measured beside the figures and read by no run: copies by size, pageable memory, experts on the CPU."""
 
     @field_validator("figures")
     @classmethod
@@ -110,7 +124,7 @@ class HardwareSpec(BaseModel):
             if name not in FIGURES:
                 raise ValueError(f"unknown figure {name!r}: {nearest(name, FIGURES)}")
         for name in FIGURES:
-            if name not in figures:
+            if name not in figures and name not in MEASURED_ONLY:
                 raise ValueError(f"figure {name} is missing")
         for name, quantity in figures.items():
             _check(name, quantity.low, quantity.high)
@@ -159,7 +173,8 @@ class HardwareSpec(BaseModel):
     def at(self, end: End) -> Hardware:
         """The centre of all ranges, or all of them at the end that makes runs faster or slower."""
         numbers = {
-            name: self.figures[name].at(end, more_is_faster=more_is_faster) for name, more_is_faster in FIGURES.items()
+            name: self.figures[name].at(end, more_is_faster=more_is_faster) if name in self.figures else 0.0
+            for name, more_is_faster in FIGURES.items()
         }
         whole = {
             name: nearest_ns(value) for name, value in numbers.items() if name.endswith("_ns") or name == "memory_bytes"

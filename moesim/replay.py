@@ -178,6 +178,7 @@ class Replay:
             ids_known = self._engine.read_back == "overlapped" and not decision.needs_true_ids
             if decision.reads_router and not ids_known:
                 yield from self._read_ids()
+            device.decided()
             self._copy(decision.waves[0].demand if decision.waves else [])
             # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
             reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer

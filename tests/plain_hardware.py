@@ -20,6 +20,9 @@ class PlainHardware:
     record_event_ns: int = 0
     wait_event_ns: int = 0
     read_back_ns: int = 7
+    event_latency_ns: int = 0
+    loop_layer_ns: int = 0
+    switch_ns: int = 0
     kernels_ns: Mapping[str, int] = field(default_factory=dict)
 
     def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:

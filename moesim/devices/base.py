@@ -78,6 +78,9 @@ class Device(Protocol[StreamType]):
     def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
         """Make a kernel group ready to launch."""
 
+    def decided(self) -> None:
+        """The host knows the next event's decision and turns to it; the loop's own work per event is spent here."""
+
     def launch(self, stream: StreamType, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         """Enqueue kernels that read the experts in `slots`."""
 

@@ -74,6 +74,7 @@ class SimulatedStream:
         self._wake: Any = None
         self._waited: list[Event] = []
         self._free_ns = 0
+        self._event_latency_ns = device.event_latency_ns
         device.environment.process(self._run())
 
     def push(self, operation: Operation) -> None:
@@ -131,6 +132,8 @@ class SimulatedStream:
                     if event.signal is None:
                         event.signal = environment.event()
                     yield event.signal
+                    if self._event_latency_ns:
+                        yield timeout(self._event_latency_ns)
 
     def _burst(self, operation: Operation, start: int) -> int:
         """Serve a copy and those that queue ready behind it, which the engine would not leave; returns their end."""
@@ -149,19 +152,20 @@ class SimulatedStream:
 
     def _start(self, operation: Operation, now: int) -> int:
         """Fill in a kernel group's instants; returns how long it holds the stream."""
-        run, prepared = operation.run, operation.prepared
+        run, prepared, arrived = operation.run, operation.prepared, now
         assert run is not None
         assert prepared is not None
         if self._waited:
             run.waits, self._waited = self._waited, []
         duration = prepared.duration_ns
+        now += self._device.switched_ns(prepared.kind, now - self._free_ns)
         # n equal kernels launched one after another: the last ends a kernel's length after its own launch at least.
         end = max(now + duration, operation.last_ns + duration // prepared.launches)
         run.ready_ns = max(operation.first_ns, self._free_ns)
         run.start_ns, run.end_ns, run.busy_ns = now, end, duration
         self._free_ns = end
         self._device.draw_kernel(prepared, self.name, now, end)
-        return end - now
+        return end - arrived
 
 
 class SimulatedGPU:
@@ -171,12 +175,17 @@ class SimulatedGPU:
         self.environment = simpy.Environment(initial_time=0)
         self.engine = CopyEngine()
         self.host_now_ns = 0
+        self.event_latency_ns = hardware.event_latency_ns
         self.runs: list[KernelRun] = []
         self.blocked: list[tuple[int, int]] = []
         self.kernel_sources: set[str] = set()
         """Where kernel times came from: `measured`, `roofline`, or both."""
         self._hardware = hardware
-        self._graph = engine.mode == "graph"
+        self._captured = {
+            "attention": engine.mode == "graph",
+            "experts": engine.mode == "graph" and engine.experts_captured,
+        }
+        self._last_kind: KernelClass = "attention"
         self._mode = engine.mode
         self._timeline = timeline
         self._pieces = engine.copies_per_expert
@@ -194,10 +203,13 @@ class SimulatedGPU:
             name, kind, layer, kernel, self._hardware.kernel_ns(kernel, self._mode, launches), launches
         )
 
+    def decided(self) -> None:
+        self.host_now_ns += self._hardware.loop_layer_ns
+
     def launch(self, stream: SimulatedStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         hardware = self._hardware
         begin = self.host_now_ns
-        if self._graph:
+        if self._captured[prepared.kind]:
             self.host_now_ns = last = first = begin + hardware.enqueue_graph_ns
         else:
             first = begin + hardware.enqueue_kernel_ns
@@ -254,6 +266,15 @@ class SimulatedGPU:
         if self._timeline is not None:
             self._timeline.add("host", "read back", begin, self.host_now_ns)
         return self.host_now_ns
+
+    def switched_ns(self, kind: KernelClass, idle_ns: int) -> int:
+        """How much later a group starts since the stream changes between captured and single launches.
+
+        A stream that was idle has changed meanwhile.
+        """
+        changes = self._captured[kind] and not self._captured[self._last_kind]
+        self._last_kind = kind
+        return max(0, self._hardware.switch_ns - idle_ns) if changes else 0
 
     @property
     def link_busy_ns(self) -> int:

@@ -1,0 +1,154 @@
+"""All microbenchmarks of a machine, as the profile that the simulator reads: configs/hardware/<gpu>.yaml."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+
+from hw_validate.calibrate.host import device_calls, loop_ns, round_trips
+from hw_validate.calibrate.kernels import dense_rows, expert_rows, switch_ns
+from hw_validate.calibrate.link import LinkBench, measure_link
+from hw_validate.calibrate.processor import cpu_expert_ns, memory_bandwidth
+from hw_validate.calibrate.samples import quantity
+from hw_validate.cuda import CudaGPU
+from hw_validate.dense import DenseLayers
+from hw_validate.measurement import MachineFacts
+from hw_validate.storage import HostExperts, Slots
+from hw_validate.worlds import job
+from moesim.atomic_write import atomic_write
+from moesim.hardware import HardwareSpec
+from moesim.kernel_table import KernelRow
+from moesim.model import ModelSpec
+from moesim.quantity import Quantity
+from moesim.run import RunConfig
+from moesim.trace import Trace
+from moesim.trace_batch import batch_decode
+from moesim.trace_synthetic import SyntheticSpec, synthesize
+
+LAYERS = 8
+"""Of each model are built: enough that no layer's weights are still in the GPU's cache when its turn comes again."""
+LINK_BYTES = 1_073_741_824
+SLOT_BYTES = 1_300_000_000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model at one size of step: `tokens` of `sequences` sequences, each `context_tokens` long."""
+
+    model: str
+    tokens: int
+    sequences: int
+    context_tokens: int
+
+
+def calibrate(
+    shapes: Sequence[Shape], base: HardwareSpec, machine: MachineFacts, *, repetitions: int = 9,
+    tell: Callable[[str], None] = lambda line: None,
+) -> tuple[HardwareSpec, float]:
+    """Measure this machine. Returns its profile and the peak rate of large copies in bytes per second.
+
+    `base` gives what no microbenchmark here measures: the data sheet's peaks, and the shares of them that the roofline
+    takes where no kernel row reaches. `shapes` say for which models and batches kernels are timed.
+    """
+    tell("link")
+    processors = os.cpu_count() or 1
+    with HostExperts(16, LINK_BYTES // 16, pinned=True) as memory:
+        pinned = torch.from_numpy(memory.bytes)
+        link = measure_link(pinned, repetitions, max(1, processors - 4))
+        observations = dict(link.observations)
+        observations |= memory_bandwidth(LinkBench(pinned), max(1, processors - 4))
+        del pinned
+    figures: dict[str, Quantity] = dict(link.figures)
+    rows: list[KernelRow] = []
+    for model_name in dict.fromkeys(shape.model for shape in shapes):
+        model = ModelSpec.load(model_name)
+        tell(f"{model_name}: experts on the CPU")
+        observations |= cpu_expert_ns(model, min(5, repetitions))
+        slots = max(model.top_k, min(model.experts * 2, SLOT_BYTES // model.expert_bytes, 256))
+        with HostExperts(slots, model.expert_bytes, pinned=True) as host:
+            host.fill(torch.device("cuda"), seed=1)
+            room = Slots(slots, host, torch.device("cuda"))
+            widest: tuple[DenseLayers, CudaGPU] | None = None
+            own = [shape for shape in shapes if shape.model == model_name]
+            for shape in sorted(own, key=lambda each: each.tokens):
+                tell(f"{model_name}: kernels of steps of {shape.tokens} tokens")
+                built = min(LAYERS, model.layers)
+                dense = DenseLayers(model, built, shape.tokens, shape.sequences, shape.context_tokens)
+                dense.capture()
+                rows += dense_rows(dense, repetitions)
+                device = CudaGPU(dense, host, room, 100_000)
+                device.load_everything()
+                if "read_back_ns" not in figures:
+                    tell(f"{model_name}: what calls cost the host")
+                    figures["switch_ns"] = quantity(
+                        switch_ns(device, dense, slots, repetitions),
+                        f"a chain of attention, router and experts less its parts, {repetitions} readings",
+                    )
+                    figures |= _host_figures(device, dense, model, figures, rows, repetitions)
+                    device.reset()
+                widest = dense, device
+            assert widest is not None, "a model has at least one shape"
+            tell(f"{model_name}: expert kernels")
+            rows += expert_rows(widest[1], widest[0], slots, max(3, repetitions // 2))
+        torch.cuda.empty_cache()
+    spec = HardwareSpec(
+        name=base.name, title=base.title, link=base.link,
+        figures={**base.figures, **figures}, kernels=rows,
+        measured_on={key: str(value) for key, value in machine.model_dump().items()},
+        observations=observations,
+    )
+    return spec, link.peak_bytes_per_s
+
+
+def _host_figures(
+    device: CudaGPU, dense: DenseLayers, model: ModelSpec, figures: dict[str, Quantity], rows: Iterable[KernelRow],
+    repetitions: int,
+) -> dict[str, Quantity]:
+    """Figures of the host's calls, through a small model's own loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        trace = _loop_trace(model, Path(folder))
+
+        def loop(policy: str) -> list[float]:
+            config = RunConfig(
+                trace=trace, model=model.name, hardware="h200", engine="graph", policy=policy, context_tokens=1024,
+                warmup_tokens=0,
+            )
+            return loop_ns(job(config, 0, 24, 0), repetitions)
+
+        resident, fetching = loop("all-resident"), loop("on-demand")
+    per_copy = [(each - alone) / model.top_k for each, alone in zip(fetching, resident, strict=True)]
+    calls = device_calls(device, dense, model.expert_bytes, resident, per_copy, repetitions)
+    copy_ns = figures["copy_descriptor_ns"].value + model.expert_bytes * 1e9 / figures["link_bytes_per_s"].value
+    router_ns = next(row.ns for row in rows if row.kernel == "router")
+    device.reset()  # chains of kernels have told the host more than this device knows of
+    return calls | round_trips(device, dense, model.expert_bytes, copy_ns, router_ns, calls, repetitions)
+
+
+def _loop_trace(model: ModelSpec, folder: Path) -> Path:
+    """A few synthetic tokens of the model's shape, for timing the loop."""
+    trace: Trace
+    trace, _ = synthesize(
+        SyntheticSpec(
+            layers=len(model.moe_layers), experts=model.experts, top_k=model.top_k, overlap=0.3, busiest=0.2,
+            decode_tokens=1000, model=model.name, moe_layers=tuple(model.moe_layers),
+        )
+    )
+    path = folder / "loop.safetensors"
+    batch_decode(trace, 1).slice(0, 24).save(path)
+    return path
+
+
+def save_profile(spec: HardwareSpec, path: Path) -> None:
+    """Write a profile as YAML that people can read. Raises InputError when it cannot be written."""
+    content = spec.model_dump(mode="json", exclude_defaults=True)
+    header = (
+        "# Measured by `hw_validate calibrate`: microbenchmarks alone, no time of a token was looked at.\n"
+        "# What a calibration does not measure (peaks, shares for the roofline) keeps its own source.\n"
+    )
+    with atomic_write(path) as file:
+        file.write(header.encode())
+        file.write(yaml.safe_dump(content, sort_keys=False, width=120, allow_unicode=True).encode())
