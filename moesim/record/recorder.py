@@ -1,41 +1,86 @@
-"""Requests through a model, one after another, and what the routers chose for every token.
+"""Requests through a model, and what the routers chose for every token.
 
-A request is one prefill pass over its prompt, then one pass per further token through the KV cache, at batch 1. The
-tokens are given (teacher-forced), so a recording of held-out text is the routing of that text, whatever the model
-would have written itself. Since the tokens are given and no sequence sees another, consecutive requests of the same
-lengths are computed side by side, which is many times faster; their rows are those of one request after the other.
+`record_batch` runs one batch as `decoding.py` says and hands out its rows piece by piece, so that a recording of any
+length can be written while it is made. `record_requests` keeps a small recording in memory, its requests one after
+another.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
-from transformers import DynamicCache
 
-from moesim.errors import InputError
-from moesim.record.capture import Captured, RouterCapture
-from moesim.record.moe_layers import MoeLayer
+from moesim.record.capture import Captured, ChoiceCapture, Choices, RouterCapture
+from moesim.record.decoding import Decoding, TokenRows, TokenSequence, check_requests, decode
+from moesim.record.moe_layers import MoeLayer, evaluating
 from moesim.record.predictors.next_layer import next_layer_probabilities
-from moesim.record.recording import Recording
-from moesim.trace import DECODE, PREFILL, id_dtype
+from moesim.record.recording import Recording, joined
+from moesim.trace import id_dtype
+
+__all__ = ["Foresee", "TokenSequence", "record_batch", "record_requests"]
+
+Foresee = Callable[[Captured], torch.Tensor]
+"""What a predictor makes of captured states: router scores [L, N, experts], 0 where nothing can be foreseen."""
+
+# Tokens kept on the device before they are moved to the host in one go.
+PIECE_TOKENS = 4096
 
 
-@dataclass(frozen=True)
-class TokenSequence:
-    """What one request will hold: its token ids, how many of them are the prompt, and the kind of text it is."""
+@torch.inference_mode()
+def record_batch(
+    model: Any,
+    layers: Sequence[MoeLayer],
+    requests: Sequence[TokenSequence],
+    decoding: Decoding,
+    *,
+    first_request: int = 0,
+    first_step: int = 0,
+    predictors: Mapping[str, Foresee] | None = None,
+    ranked: int = 12,
+    all_scores: bool = False,
+) -> Iterator[Recording]:
+    """Run `requests` side by side and hand out the rows in the order of execution, some thousands at a time.
 
-    kind: str
-    tokens: Sequence[int]
-    prompt_tokens: int
+    A pass over the batch is one step; requests and steps are counted on from `first_request` and `first_step`. Each of
+    `predictors` is kept as its `ranked` best experts with their scores. `all_scores` keeps the router's score of every
+    expert.
+
+    Raises:
+        InputError: no request is given, a prompt is empty or longer than its sequence, or a predictor is asked for
+            where no norm feeds the router.
+    """
+    check_requests(requests)
+    predictors = predictors or {}
+    pending = _Pending(len(layers), layers[0].layout.n_experts)
+    with evaluating(model), ExitStack() as stack:
+        captures: dict[bool, tuple[list[int], ChoiceCapture | RouterCapture]] = {}
+        capture: ChoiceCapture | RouterCapture
+        for in_encoder in {layer.in_encoder for layer in layers}:
+            places = [at for at, layer in enumerate(layers) if layer.in_encoder == in_encoder]
+            there = [layers[at] for at in places]
+            capture = RouterCapture(there) if predictors else ChoiceCapture(there, scores=all_scores)
+            stack.enter_context(capture)
+            captures[in_encoder] = places, capture
+        for step, computed in enumerate(decode(model, requests, decoding, first_request), first_step):
+            for tokens in computed:
+                places, capture = captures[tokens.in_encoder]
+                seen = capture.take()
+                assert seen is not None, "the pass went through these layers"
+                with capture.paused():
+                    columns = _columns(seen, tokens.rows, predictors, ranked, all_scores)
+                pending.add(step, tokens, places, columns)
+            if pending.tokens >= PIECE_TOKENS:
+                yield pending.take()
+    yield pending.take()
 
 
 def record_requests(
-    model: nn.Module,
+    model: Any,
     layers: Sequence[MoeLayer],
     requests: Sequence[TokenSequence],
     *,
@@ -44,88 +89,97 @@ def record_requests(
     ranked: int = 12,
     all_scores: bool = False,
 ) -> Recording:
-    """Run `requests` in order and record every token of them.
+    """Record `requests`, whose tokens are all given, as if one ran after another, each at batch 1.
 
-    `predictors` are names from `moesim.record.predictors.next_layer`; each is kept as its `ranked` likeliest experts
-    with their router probabilities. `all_scores` keeps the true router's probabilities of every expert.
+    No sequence sees another, so consecutive requests of the same lengths are computed side by side, which is many
+    times faster. `predictors` are names from `moesim.record.predictors.next_layer`; the rest is as in `record_batch`.
 
     Raises:
         InputError: no request is given, or a prompt is empty or longer than its sequence.
     """
-    for number, request in enumerate(requests):
-        if not 1 <= request.prompt_tokens <= len(request.tokens):
-            raise InputError(
-                f"request {number}: a prompt of {request.prompt_tokens} tokens in a sequence of {len(request.tokens)}: "
-                "it has at least 1 and at most all of them"
-            )
-    if not requests:
-        raise InputError("no request to record")
-    parts: list[dict[str, torch.Tensor]] = []
-    step_parts, request_parts, position_parts, phase_parts = [], [], [], []
-    first_step, n_experts = 0, 0
-    runs = chain.from_iterable(_run(model, layers, alike) for alike in _alike(requests))
-    for number, (request, captured) in enumerate(zip(requests, runs, strict=True)):
-        n_experts = captured.logits.shape[-1]
-        part = {"experts": captured.experts, "weights": captured.weights}
-        if all_scores:
-            part["scores"] = captured.probabilities
-        for name in predictors:
-            probabilities = next_layer_probabilities(layers, captured, name, default_vectors)
-            top = probabilities.topk(ranked, dim=-1)
-            part[f"{name} ranking"], part[f"{name} scores"] = top.indices, top.values
-        parts.append({key: value.transpose(0, 1).cpu() for key, value in part.items()})
+    check_requests(requests)
 
-        tokens, prompt = len(request.tokens), request.prompt_tokens
-        position = np.arange(tokens, dtype=np.uint32)
-        # The whole prompt is one forward pass, every later token one of its own.
-        step_parts.append(first_step + np.maximum(position.astype(np.int64) - (prompt - 1), 0).astype(np.uint32))
-        request_parts.append(np.full(tokens, number, dtype=np.uint32))
-        position_parts.append(position)
-        phase_parts.append(np.where(position < prompt, PREFILL, DECODE).astype(np.uint8))
-        first_step += tokens - prompt + 1
+    def foresee(name: str) -> Foresee:
+        return lambda captured: next_layer_probabilities(layers, captured, name, default_vectors)
 
-    ids = id_dtype(n_experts)
-
-    def column(name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        return torch.cat([part[name] for part in parts]).float().numpy().astype(dtype)
-
-    predicted: dict[str, tuple[NDArray[Any], NDArray[Any] | None]] = {}
-    for name in predictors:
-        ranking, scores = column(f"{name} ranking", ids), column(f"{name} scores", np.float16)
-        ranking[:, 0], scores[:, 0] = np.iinfo(ids).max, 0  # nothing foresees the first layer
-        predicted[name] = (ranking, scores)
-    return Recording(
-        experts=column("experts", ids),
-        weights=column("weights", np.float16),
-        step=np.concatenate(step_parts),
-        request=np.concatenate(request_parts),
-        position=np.concatenate(position_parts),
-        phase=np.concatenate(phase_parts),
-        scores=column("scores", np.float16) if all_scores else None,
-        predicted=predicted,
-    )
+    parts: list[Recording] = []
+    first_request, first_step = 0, 0
+    for (prompt, length), group in groupby(requests, key=lambda request: (request.prompt_tokens, len(request.tokens))):
+        alike = list(group)
+        pieces = record_batch(
+            model, layers, alike, Decoding(), first_request=first_request, first_step=0,
+            predictors={name: foresee(name) for name in predictors}, ranked=ranked, all_scores=all_scores,
+        )
+        batch = joined(list(pieces))
+        passes = length - prompt + 1
+        own = first_step + (batch.request - first_request) * passes + batch.step
+        order = np.lexsort((batch.position, batch.request))
+        parts.append(replace(batch, step=own.astype(np.uint32)).select(order))
+        first_request, first_step = first_request + len(alike), first_step + len(alike) * passes
+    return joined(parts)
 
 
-def _alike(requests: Sequence[TokenSequence]) -> Iterator[list[TokenSequence]]:
-    """Runs of consecutive requests with the same prompt length and the same number of tokens."""
-    for _, group in groupby(requests, key=lambda request: (request.prompt_tokens, len(request.tokens))):
-        yield list(group)
+def _columns(
+    seen: Choices | Captured,
+    rows: torch.Tensor | None,
+    predictors: Mapping[str, Foresee],
+    ranked: int,
+    all_scores: bool,
+) -> dict[str, torch.Tensor]:
+    """What one pass leaves in the trace, [N, L, ...] by name, on the device, in the trace's own precision."""
+    scores = seen.probabilities if isinstance(seen, Captured) and all_scores else getattr(seen, "scores", None)
+    found = {"experts": seen.experts.to(torch.int32), "weights": seen.weights.half()}
+    if scores is not None:
+        found["scores"] = scores.half()
+    if isinstance(seen, Captured):
+        for name, foresee in predictors.items():
+            best = foresee(seen).topk(ranked, dim=-1)
+            found[f"{name} ranking"] = best.indices.masked_fill(best.values == 0, -1).to(torch.int32)
+            found[f"{name} scores"] = best.values.half()
+    return {
+        name: (each if rows is None else each[:, rows]).transpose(0, 1) for name, each in found.items()
+    }
 
 
-@torch.inference_mode()
-def _run(model: nn.Module, layers: Sequence[MoeLayer], requests: list[TokenSequence]) -> list[Captured]:
-    """Prefill and decode of `requests`, alike in length, side by side; what was captured of each, in token order."""
-    device = next(model.parameters()).device
-    tokens = torch.tensor([list(request.tokens) for request in requests], dtype=torch.long, device=device)
-    sequences, length = tokens.shape
-    cache = DynamicCache()
-    order = []  # the place of every (sequence, token) in what the passes leave one after the other
-    with RouterCapture(layers) as capture:
-        start, end, before = 0, requests[0].prompt_tokens, 0
-        while start < length:
-            model(input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True, logits_to_keep=1)
-            order.append(before + torch.arange(sequences * (end - start), device=device).view(sequences, -1))
-            before += sequences * (end - start)
-            start, end = end, end + 1
-        captured = capture.take()
-    return [captured.select(rows) for rows in torch.cat(order, dim=1)]
+class _Pending:
+    """Rows that wait on the device; layers that a token does not pass through hold no expert."""
+
+    def __init__(self, layers: int, n_experts: int) -> None:
+        self._layers = layers
+        self._ids = id_dtype(n_experts)
+        self._columns: dict[str, list[torch.Tensor]] = {}
+        self._host: list[tuple[NDArray[Any], ...]] = []
+        self.tokens = 0
+
+    def add(self, step: int, tokens: TokenRows, places: Sequence[int], columns: Mapping[str, torch.Tensor]) -> None:
+        """Rows of one stack in one pass; `places` are the indices of its layers among all."""
+        for name, each in columns.items():
+            whole = each
+            if len(places) < self._layers:
+                shape = (each.shape[0], self._layers, *each.shape[2:])
+                whole = torch.full(shape, 0 if each.is_floating_point() else -1, dtype=each.dtype, device=each.device)
+                whole[:, list(places)] = each
+            self._columns.setdefault(name, []).append(whole)
+        count = len(tokens.request)
+        self._host.append((np.full(count, step, np.uint32), tokens.request, tokens.position, tokens.phase))
+        self.tokens += count
+
+    def take(self) -> Recording:
+        """Everything added since the last time, on the host."""
+        moved = {name: torch.cat(parts).cpu().numpy() for name, parts in self._columns.items()}
+        step, request, position, phase = (np.concatenate(parts) for parts in zip(*self._host, strict=True))
+        names = [name.removesuffix(" ranking") for name in moved if name.endswith(" ranking")]
+        self._columns, self._host, self.tokens = {}, [], 0
+        return Recording(
+            # -1, no expert, becomes the type's largest value
+            experts=moved["experts"].astype(self._ids),
+            weights=moved["weights"],
+            step=step,
+            request=request,
+            position=position,
+            phase=phase,
+            scores=moved.get("scores"),
+            predicted={
+                name: (moved[f"{name} ranking"].astype(self._ids), moved[f"{name} scores"]) for name in names
+            },
+        )
