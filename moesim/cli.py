@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import moesim
+from moesim.cli_fit import app as fit_app
 from moesim.cli_trace import app as trace_app
 from moesim.errors import ConfigError, InputError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     help="Simulate Mixture-of-Experts inference with experts offloaded to host memory.",
 )
 app.add_typer(trace_app, name="trace")
+app.add_typer(fit_app, name="fit")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
 

@@ -46,8 +46,10 @@ class Fitted:
             file.write(save(arrays, metadata))
 
     @classmethod
-    def load(cls, path: Path, kind: str, weights_sha256: str | None = None) -> "Fitted":
-        """Read what `save` wrote; with `weights_sha256`, only if it was fitted on a model with these weights.
+    def load(cls, path: Path, kind: str | None = None, weights_sha256: str | None = None) -> "Fitted":
+        """Read what `save` wrote, of any kind or the given one.
+
+        With `weights_sha256`, only if it was fitted on a model with these weights.
 
         Raises:
             InputError: no such file, another format or kind, or another model's.
@@ -60,7 +62,7 @@ class Fitted:
             raise InputError(f"{path}: cannot be read as safetensors: {error}") from None
         if metadata.get("format") != FORMAT:
             raise InputError(f"{path}: format {metadata.get('format')!r}: `moesim fit` writes {FORMAT!r}")
-        if metadata["kind"] != kind:
+        if kind not in (None, metadata["kind"]):
             raise InputError(f"{path}: it holds {metadata['kind']}, not {kind}")
         about = json.loads(metadata["about"])
         if weights_sha256 is not None and about["weights_sha256"] != weights_sha256:
@@ -69,4 +71,4 @@ class Fitted:
                 "fit again"
             )
         windows = tensors.pop(WINDOWS).numpy().view(np.uint64)
-        return cls(kind, tensors, about, windows)
+        return cls(metadata["kind"], tensors, about, windows)

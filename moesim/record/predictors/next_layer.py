@@ -1,11 +1,4 @@
-"""What the next layer's own router would choose from what a token knows one layer earlier (arXiv 2603.19289, §3).
-
-Three queries, each given to layer l+1's own router; layer l+1's attention is ignored by all of them:
-
-    router-input              layer l's router input as it is (the paper's baseline)
-    residual                  norm_{l+1}(r_l), r_l the residual stream after layer l's attention, before its experts
-    residual+default-vectors  norm_{l+1}(r_l + d_l), d_l = sum over the experts chosen at l of weight × default vector
-"""
+"""The three predictors of arXiv 2603.19289, §3, by their names: router-input, residual, residual+default-vectors."""
 
 from collections.abc import Sequence
 
@@ -14,14 +7,18 @@ import torch
 from moesim.errors import InputError, nearest
 from moesim.record.capture import Captured
 from moesim.record.moe_layers import MoeLayer
+from moesim.record.predictors.predictor import Predictor, foresee
+from moesim.record.predictors.residual import Residual
+from moesim.record.predictors.residual_default_vectors import ResidualDefaultVectors
+from moesim.record.predictors.router_input import RouterInput
 
-ROUTER_INPUT = "router-input"
+ROUTER_INPUT = RouterInput.name
 RESIDUAL = "residual"
-RESIDUAL_DEFAULT_VECTORS = "residual+default-vectors"
+RESIDUAL_DEFAULT_VECTORS = ResidualDefaultVectors.name
 PREDICTORS = (ROUTER_INPUT, RESIDUAL, RESIDUAL_DEFAULT_VECTORS)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def next_layer_probabilities(
     layers: Sequence[MoeLayer], captured: Captured, predictor: str, default_vectors: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -32,22 +29,16 @@ def next_layer_probabilities(
     Raises:
         InputError: an unknown predictor, or one whose default vectors are missing.
     """
-    if predictor not in PREDICTORS:
-        raise InputError(f"predictor {predictor!r} is unknown: {nearest(predictor, PREDICTORS)}")
-    if predictor == RESIDUAL_DEFAULT_VECTORS and default_vectors is None:
-        raise InputError(f"predictor {predictor!r} needs default vectors: fit them first")
-    predicted = torch.zeros_like(captured.probabilities)
-    for index, layer in enumerate(layers[1:]):
-        if predictor == ROUTER_INPUT:
-            query = captured.router_input[index]
-        elif predictor == RESIDUAL:
-            query = layer.norm(captured.residual[index])
-        else:
-            assert default_vectors is not None
-            chosen = default_vectors[index][captured.experts[index]]  # [N, top_k, hidden]
-            added = (captured.weights[index].float()[..., None] * chosen).sum(1)
-            residual = captured.residual[index]
-            query = layer.norm((residual.float() + added).to(residual.dtype))
-        logits = layer.router(query)[0]
-        predicted[index + 1] = logits.float().softmax(-1)
-    return predicted
+    return foresee(_by_name(layers, predictor, default_vectors), captured)
+
+
+def _by_name(layers: Sequence[MoeLayer], name: str, default_vectors: torch.Tensor | None) -> Predictor:
+    if name not in PREDICTORS:
+        raise InputError(f"predictor {name!r} is unknown: {nearest(name, PREDICTORS)}")
+    if name == ROUTER_INPUT:
+        return RouterInput(layers)
+    if name == RESIDUAL:
+        return Residual(layers)
+    if default_vectors is None:
+        raise InputError(f"predictor {name!r} needs default vectors: fit them first")
+    return ResidualDefaultVectors(layers, default_vectors)

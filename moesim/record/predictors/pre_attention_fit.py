@@ -54,7 +54,9 @@ def fit_pre_attention(
                 nets = [pre_attention_net(architecture, hidden, experts, width).to(device).train() for _ in layers]
                 optimiser = torch.optim.AdamW([p for net in nets for p in net.parameters()], learning_rate)
                 rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - step / (steps + 1))
-            for rows in torch.randperm(captured.experts.shape[1]).to(device).split(step_tokens):
+            order = torch.randperm(captured.experts.shape[1]).to(device)
+            # Parts of almost equal length: batch normalisation cannot take a last one of a single token.
+            for rows in order.tensor_split(-(-len(order) // step_tokens)):
                 optimiser.zero_grad()
                 for index, net in enumerate(nets):
                     logits = net(captured.attention_input[index, rows].float())

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from moesim.errors import InputError
 
 WINDOW_TOKENS: Final = 32
+WINDOWS_KEY: Final = "token_windows"
+"""Where a trace's provenance keeps the hashes of the tokens that it was recorded from, as `text_of_hashes`."""
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -36,6 +38,16 @@ def refuse_overlap(kept: NDArray[np.uint64], sequences: Iterable[Sequence[int]],
                 f"sequence {number}: its tokens {common[0]} to {common[0] + WINDOW_TOKENS - 1} are part of {what}: "
                 "what is evaluated must not have been fitted on"
             )
+
+
+def text_of_hashes(hashes: NDArray[np.uint64]) -> str:
+    """Hashes as text, 16 hexadecimal digits each: what fits into a trace's metadata."""
+    return hashes.astype(">u8").tobytes().hex()
+
+
+def hashes_of_text(text: str) -> NDArray[np.uint64]:
+    """What `text_of_hashes` gave."""
+    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64)
 
 
 def _hashes(sequence: Sequence[int]) -> NDArray[np.uint64]:
