@@ -79,8 +79,11 @@ class ExpertCache:
         self._layers = layers
         self._experts = experts
         self._free = deque(range(first_slot, first_slot + slots + staging))
-        self._ordered = ordered
-        self._by_layer = evict.by_layer_distance
+        self._ordered = ordered and not evict.draws
+        self._by_layer = evict.by_layer_distance or evict.weighs_layers
+        self._first_slot = first_slot
+        self._holder = [-1] * (slots + staging)
+        """Who holds each slot. A victim is sought when none is free, so everyone in it is resident then."""
         self._orders = [LazyHeap() for _ in range(layers if self._by_layer else 1)]
 
     def _order(self, expert: int) -> LazyHeap:
@@ -99,14 +102,28 @@ class ExpertCache:
 
     def victim(self, layer: int) -> int | None:
         """Who leaves next while `layer` runs; None if everything is pinned."""
+        if self._evict.draws:
+            return self._evict.draw(self._holder, self.pinned)
         if not self._by_layer:
             return self._orders[0].smallest(self.pinned)
-        # cyclic distance of layer e seen from n is ((e - n - 1) mod L) + 1: n itself is farthest, then n - 1, ...
-        for back in range(self._layers):
-            found = self._orders[(layer - back) % self._layers].smallest(self.pinned)
+        if self._evict.weighs_layers:
+            return self._lightest(layer)
+        for each in self._evict.victim_layers(layer, self._layers):
+            found = self._orders[each].smallest(self.pinned)
             if found is not None:
                 return found
         return None
+
+    def _lightest(self, present: int) -> int | None:
+        """The first candidate of some layer that weighs least: the least of all, since `across` keeps their order."""
+        least = None
+        for layer, order in enumerate(self._orders):
+            found = order.smallest(self.pinned)
+            if found is not None:
+                weight = self._evict.across(order.key_of[found], layer, present)
+                if least is None or weight < least[0]:
+                    least = weight, found
+        return None if least is None else least[1]
 
     def take_slot(self, layer: int) -> tuple[int, int | None] | None:
         """A slot for a new expert and whom it displaced: (slot, victim or None); None if no victim is left."""
@@ -116,13 +133,15 @@ class ExpertCache:
         if victim is None:
             return None
         slot = self.slot_of.pop(victim)
-        self._order(victim).remove(victim)
+        if self._ordered:
+            self._order(victim).remove(victim)
         self._evict.on_evict(victim)
         return slot, victim
 
     def insert(self, expert: int, slot: int, key: Key) -> None:
         """Put an expert into a slot that `take_slot` gave."""
         self.slot_of[expert] = slot
+        self._holder[slot - self._first_slot] = expert
         if self._ordered:
             self._order(expert).put(expert, key)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from moesim.cache import ExpertCache
 from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
-from moesim.policies.roles import Key
+from moesim.policies.roles import Evict, Key
 
 COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY = (
     "compulsory", "prefetch", "collision", "policy", "capacity",
@@ -128,7 +128,7 @@ class Decider:
         self._evicts = evicts
         pools = []
         for number, evict in enumerate(evicts):
-            evict.prepare(layers, experts, future if evict.oracle else None)
+            evict.prepare(layers, experts, capacity.slots, future if evict.oracle else None)
             pools.append(
                 ExpertCache(
                     capacity.slots, evict, layers, experts,
@@ -139,6 +139,9 @@ class Decider:
         self.slots = len(pools) * (capacity.slots + staging)
         """Slots that the device must hold, staging included."""
         self._pools = pools
+        overridden = type(evicts[0])
+        self._told_of_events = overridden.on_event is not Evict.on_event
+        self._asked_once_touched = overridden.on_touched is not Evict.on_touched
         self._pool_of = pools if capacity.per_layer else pools * layers
         self._evict_of = evicts if capacity.per_layer else evicts * layers
         self._seen: set[int] = set()
@@ -160,6 +163,7 @@ class Decider:
         """A forward pass starts."""
         self._pass += 1
         for evict, pool in zip(self._evicts, self._pools, strict=True):
+            evict.on_step(step)
             pool.rekey(evict.on_pass_start())
 
     def decide(self, step: Step, layer: int) -> Decision:
@@ -188,6 +192,8 @@ class Decider:
         if not fetches:
             decision.stood_in = missing
 
+        if self._told_of_events:
+            evict.on_event(step, layer)
         # Touch in the order of gate weight: a missing expert gets its key now and its slot below.
         if step.tokens == 1 or chosen is not step.accesses[layer]:
             touched: Iterable[int] = reversed(accesses)
@@ -199,6 +205,8 @@ class Decider:
                 pool.set_key(expert, evict.on_hit(expert))
             elif fetches:
                 new_keys[expert] = evict.on_insert(expert)
+        if self._asked_once_touched:
+            pool.rekey(evict.on_touched())
         pool.pinned.update(present)
         self._pinned_for[layer].update(present)
         todo = accesses if fetches else present

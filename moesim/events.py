@@ -27,7 +27,7 @@ class Step:
     are heaviest first. Expert numbers are within the layer.
     """
 
-    __slots__ = ("_loaded", "_touch", "_trace", "accesses", "layers", "pairs", "phase", "rows", "tokens")
+    __slots__ = ("_gates", "_loaded", "_touch", "_trace", "accesses", "layers", "pairs", "phase", "rows", "tokens")
 
     def __init__(self, trace: Trace, rows: slice, chosen: list[list[list[int]]]) -> None:
         self._trace = trace
@@ -37,6 +37,7 @@ class Step:
         self.layers = trace.layers
         self._loaded: dict[tuple[str, int], list[list[int]]] = {}
         self._touch: list[list[int]] | None = None
+        self._gates: tuple[list[Any], list[Any]] | None = None
         absent = trace.absent
         if self.tokens == 1:
             self.accesses = chosen[0]
@@ -85,6 +86,21 @@ class Step:
             if expert in mass:
                 mass[expert] += weight
         return mass
+
+    def gates(self, layer: int) -> list[list[tuple[int, float]]]:
+        """Each token's experts with their gate weights, heaviest first; equal weights where none was recorded."""
+        trace = self._trace
+        if self._gates is None:
+            weights = (
+                np.full((self.tokens, self.layers, trace.top_k), 1 / trace.top_k) if trace.weights is None
+                else trace.weights[self.rows].astype(np.float64)
+            )
+            self._gates = trace.experts[self.rows].tolist(), weights.tolist()
+        absent = trace.absent
+        return [
+            [(e, weight) for e, weight in zip(experts[layer], weights[layer], strict=True) if e != absent]
+            for experts, weights in zip(*self._gates, strict=True)
+        ]
 
     def pairs_of(self, layer: int, experts: Sequence[int], experts_per_layer: int) -> int:
         """How many (token, expert) pairs fall on experts numbered `layer * experts_per_layer + expert`."""

@@ -73,10 +73,35 @@ class Evict(ABC):
     oracle = False
     """Reads the future. Such a rule is a bound, never a policy that could be deployed."""
     by_layer_distance = False
-    """True: the layer farthest ahead goes first, and keys only order experts of one layer."""
+    """True: `victim_layers` says in which layers to look first, and keys only order experts of one layer."""
+    weighs_layers = False
+    """True: keys order the experts of one layer, and `across` compares the first candidates of all layers."""
+    draws = False
+    """True: keys mean nothing, `draw` names the victim."""
 
-    def prepare(self, layers: int, experts: int, future: UseList | None) -> None:
+    def prepare(self, layers: int, experts: int, slots: int, future: UseList | None) -> None:
         """Called once, before the first event. `future` is given to oracles only."""
+
+    def victim_layers(self, present: int, layers: int) -> Iterable[int]:
+        """In which order layers lose their experts while `present` runs, if `by_layer_distance`.
+
+        By default the cyclic distance, ((e - n - 1) mod L) + 1 for layer e seen from n: n itself is farthest.
+        """
+        return [(present - back) % layers for back in range(layers)]
+
+    def across(self, key: Key, layer: int, present: int) -> Key:
+        """What a key of `layer` weighs while `present` runs, if `weighs_layers`. It must keep the order of a layer."""
+        return key
+
+    def draw(self, residents: Sequence[int], pinned: set[int]) -> int | None:
+        """One of `residents`, in the order of their slots, that is not pinned; None if there is none. If `draws`."""
+        return None
+
+    def on_step(self, step: Step) -> None:
+        """A forward pass begins; called before `on_pass_start`, for rules that count tokens or requests."""
+
+    def on_event(self, step: Step, layer: int) -> None:
+        """The router of `layer` has chosen; called before anything is touched, for rules that need gate weights."""
 
     def on_pass_start(self) -> Iterable[tuple[int, Key]]:
         """A forward pass begins. Yields the experts whose key changes by this, with the new key."""
@@ -97,6 +122,10 @@ class Evict(ABC):
     @abstractmethod
     def on_hit(self, expert: int) -> Key:
         """A resident expert is used; returns its key, changed or not."""
+
+    def on_touched(self) -> Iterable[tuple[int, Key]]:
+        """All accesses of the event are touched. Yields further experts whose key changes by this, with the new key."""
+        return ()
 
     def on_select(self, expert: int) -> Key | None:
         """A prefetch names an expert that is resident already; returns a new key, or None to leave it."""

@@ -9,13 +9,15 @@ from moesim.events import UseList, steps
 from moesim.policies.composition import known_policies, parse
 from tests.traces_for_tests import random_trace
 
+NEW_EVICTIONS = ["lhu", "fld", "score", "slru", "cyclic-lru", "lcp", "hobbit", "random"]
 EVICTIONS = [
     "lru", "lfu", "fifo", "belady", "belady[bypass]",
     *(f"least-stale[key={key}]" for key in ("insertion", "last-access", "layer", "left-first", "cyclic")),
+    *NEW_EVICTIONS,
 ]
 POLICIES = sorted(
     set(known_policies())
-    | set(EVICTIONS)
+    | {f"lru[evict={evict}]" for evict in EVICTIONS}
     | {f"{policy}[evict={evict}]" for policy in ("speculate-and-execute", "prefetch-and-refetch", "resident-execute")
        for evict in EVICTIONS if evict != "belady[bypass]"}
 )

@@ -25,7 +25,7 @@ class Belady(Evict):
     def __init__(self, bypass: bool = False) -> None:
         self.bypass = bypass
 
-    def prepare(self, layers: int, experts: int, future: UseList | None) -> None:
+    def prepare(self, layers: int, experts: int, slots: int, future: UseList | None) -> None:
         assert future is not None, "an oracle is always given the future"
         self._future = future
         self._event = -1

@@ -40,7 +40,7 @@ class LeastStale(Evict):
         self._last: dict[int, int] = {}
         self._current: set[int] = set()
 
-    def prepare(self, layers: int, experts: int, future: object) -> None:
+    def prepare(self, layers: int, experts: int, slots: int, future: object) -> None:
         self._experts = experts
         self._residents: list[set[int]] = [set() for _ in range(layers)]
 

@@ -1,0 +1,25 @@
+"""Which experts of an event matter enough for high precision: HOBBIT's rule (arXiv 2411.01433).
+
+A token's experts are sorted by gate weight, the weights scaled to sum to 1, and s_i is the weight of all experts
+before the i-th. The heaviest has s = 0 whatever it weighs.
+"""
+
+from moesim.events import Step
+
+
+def weight_before(step: Step, layer: int) -> dict[int, float]:
+    """s_i of each expert of the event; an expert of several tokens has the smallest, for one token needs it most."""
+    before: dict[int, float] = {}
+    for token in step.gates(layer):
+        total = sum(weight for _, weight in token) or 1.0
+        passed = 0.0
+        for expert, weight in token:
+            share = passed / total
+            before[expert] = min(before.get(expert, share), share)
+            passed += weight
+    return before
+
+
+def high_precision(step: Step, layer: int, limit: float) -> set[int]:
+    """The experts of the event with s_i of at most `limit`."""
+    return {expert for expert, share in weight_before(step, layer).items() if share <= limit}

@@ -1,0 +1,38 @@
+"""The package's decisions beside those of tests/oracles/scan.py."""
+
+from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.events import steps
+from moesim.policies.composition import parse
+from tests.oracles import scan
+
+
+def events_of(trace):
+    """The oracle's events, read from the arrays."""
+    assert len(set(trace.step.tolist())) == trace.tokens, "one token a step"
+    for row in range(trace.tokens):
+        for layer in range(trace.layers):
+            yield scan.Event(
+                row, layer, int(trace.request[row]), tuple(trace.experts[row, layer].tolist()),
+                tuple(trace.weights[row, layer].tolist()),
+                () if trace.scores is None else tuple(trace.scores[row, layer].tolist()),
+            )
+
+
+def decisions(policy, trace, slots):
+    decider = Decider(parse(policy), trace.layers, trace.n_experts, Capacity(slots), largest_event=trace.top_k)
+    return list(run_without_clock(decider, steps(trace)))
+
+
+def same(made, outcomes, experts):
+    """Hits, copies, victims, stand-ins and drops of every event."""
+    assert len(made) == len(outcomes)
+    for decision, outcome in zip(made, outcomes, strict=True):
+        base = decision.layer * experts
+        demand = [copy for wave in decision.waves for copy in wave.demand]
+        assert decision.hits == len(outcome.hits)
+        assert {copy.expert - base for copy in demand} == outcome.fetched
+        assert {expert - base for expert in decision.stood_in} == outcome.stood_in
+        assert [divmod(copy.expert, experts) for copy in decision.prefetch] == outcome.prefetched
+        gone = [divmod(copy.displaced, experts) for copy in demand + decision.prefetch if copy.displaced is not None]
+        assert sorted(gone) == sorted(outcome.victims)
+        assert decision.prefetch_dropped == outcome.dropped
