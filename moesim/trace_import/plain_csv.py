@@ -28,7 +28,7 @@ def read(path: Path, labels: Labels) -> Trace:
 
 
 def _batches(path: Path) -> Iterator[Rows]:
-    header = next((line for _, line in read_lines(path)), b"").decode("utf-8-sig", "replace").strip()
+    header = next((line for _, line in read_lines(path)), b"").decode("utf-8-sig", "replace").rstrip("\r\n")
     check_columns(path, header.split(","), "line 1")
     types = {name: pa.int64() for name in REQUIRED} | {"weight": pa.float64(), "phase": pa.string()}
     line = 2
@@ -39,6 +39,7 @@ def _batches(path: Path) -> Iterator[Rows]:
             parse_options=arrow_csv.ParseOptions(ignore_empty_lines=False),
             convert_options=arrow_csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""]),
         )
+        check_columns(path, reader.schema.names, "line 1")  # as Arrow reads them, quotes and all
         for batch in reader:
             lines = np.arange(line, line + len(batch), dtype=np.int64)
             line += len(batch)

@@ -40,13 +40,13 @@ def batch(target: Target, cases: int, number: int, folder: Path, outcomes: Count
     )
     @given(target.files)
     def case(data: bytes) -> None:
-        started = time.monotonic()
+        started = time.process_time()  # of this process alone: others may keep the machine busy
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 outcomes[feed(target, data, folder)] += 1
-            if time.monotonic() - started > LIMIT_S:
-                raise TooSlowError(f"{time.monotonic() - started:.1f} s")
+            if time.process_time() - started > LIMIT_S:
+                raise TooSlowError(f"{time.process_time() - started:.1f} s")
         except BaseException as error:
             error.data = data  # type: ignore[attr-defined]
             raise

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from copy import deepcopy
 
 from hypothesis import strategies as st
 
@@ -79,7 +80,7 @@ def spoiled_headers(draw: st.DrawFn, bases: tuple[bytes, ...]) -> bytes:
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])
     for _ in range(draw(st.integers(1, 3))):
-        value = draw(st.sampled_from(HEADER_VALUES))
+        value = deepcopy(draw(st.sampled_from(HEADER_VALUES)))
         names = [name for name in header if name != "__metadata__"]
         match draw(st.sampled_from(("field", "shape", "grow", "rename", "drop", "metadata", "metadata"))):
             case "field":

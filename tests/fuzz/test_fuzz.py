@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,12 @@ def test_what_is_neither_taken_nor_refused_fails(tmp_path):
         raise KeyError(path.name)
 
     with pytest.raises(KeyError):
-        feed(TARGETS["csv"].__class__(".csv", TARGETS["csv"].files, breaks, 1), b"", tmp_path)
+        feed(replace(TARGETS["csv"], use=breaks), b"", tmp_path)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_files_are_taken_before_they_are_spoiled(name, tmp_path):
+    assert all(feed(TARGETS[name], data, tmp_path) for data in TARGETS[name].bases)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
