@@ -41,14 +41,15 @@ def record_batch(
     first_request: int = 0,
     first_step: int = 0,
     predictors: Mapping[str, Foresee] | None = None,
+    attention_input: bool = False,
     ranked: int = 12,
     all_scores: bool = False,
 ) -> Iterator[Recording]:
     """Run `requests` side by side and hand out the rows in the order of execution, some thousands at a time.
 
     A pass over the batch is one step; requests and steps are counted on from `first_request` and `first_step`. Each of
-    `predictors` is kept as its `ranked` best experts with their scores. `all_scores` keeps the router's score of every
-    expert.
+    `predictors` is kept as its `ranked` best experts with their scores; those that read what enters attention need
+    `attention_input`. `all_scores` keeps the router's score of every expert.
 
     Raises:
         InputError: no request is given, a prompt is empty or longer than its sequence, or a predictor is asked for
@@ -63,7 +64,10 @@ def record_batch(
         for in_encoder in {layer.in_encoder for layer in layers}:
             places = [at for at, layer in enumerate(layers) if layer.in_encoder == in_encoder]
             there = [layers[at] for at in places]
-            capture = RouterCapture(there) if predictors else ChoiceCapture(there, scores=all_scores)
+            if predictors:
+                capture = RouterCapture(there, attention_input=attention_input)
+            else:
+                capture = ChoiceCapture(there, scores=all_scores)
             stack.enter_context(capture)
             captures[in_encoder] = places, capture
         for step, computed in enumerate(decode(model, requests, decoding, first_request), first_step):
@@ -84,15 +88,17 @@ def record_requests(
     layers: Sequence[MoeLayer],
     requests: Sequence[TokenSequence],
     *,
-    predictors: Sequence[str] = (),
+    predictors: Sequence[str] | Mapping[str, Foresee] = (),
     default_vectors: torch.Tensor | None = None,
+    attention_input: bool = False,
     ranked: int = 12,
     all_scores: bool = False,
 ) -> Recording:
     """Record `requests`, whose tokens are all given, as if one ran after another, each at batch 1.
 
     No sequence sees another, so consecutive requests of the same lengths are computed side by side, which is many
-    times faster. `predictors` are names from `moesim.record.predictors.next_layer`; the rest is as in `record_batch`.
+    times faster. `predictors` are names from `moesim.record.predictors.next_layer`, or functions by the names of their
+    channels; the rest is as in `record_batch`.
 
     Raises:
         InputError: no request is given, or a prompt is empty or longer than its sequence.
@@ -102,13 +108,14 @@ def record_requests(
     def foresee(name: str) -> Foresee:
         return lambda captured: next_layer_probabilities(layers, captured, name, default_vectors)
 
+    functions = predictors if isinstance(predictors, Mapping) else {name: foresee(name) for name in predictors}
     parts: list[Recording] = []
     first_request, first_step = 0, 0
     for (prompt, length), group in groupby(requests, key=lambda request: (request.prompt_tokens, len(request.tokens))):
         alike = list(group)
         pieces = record_batch(
             model, layers, alike, Decoding(), first_request=first_request, first_step=0,
-            predictors={name: foresee(name) for name in predictors}, ranked=ranked, all_scores=all_scores,
+            predictors=functions, attention_input=attention_input, ranked=ranked, all_scores=all_scores,
         )
         batch = joined(list(pieces))
         passes = length - prompt + 1
