@@ -53,10 +53,7 @@ class OptimumStacks:
         depths = np.where(here, depth[self._pool, experts], 0)
         keys[pool, place] = _EMPTY  # a hole, which ends the push that comes to it
         taken = here.sum(1)
-        cold = taken - np.bincount(pool, minlength=len(keys))
-        self._filled += cold
-        reach = max(int(place.max(initial=-1)) + 1, int(self._filled[cold > 0].max(initial=0)))
-        for number in range(experts.shape[1]):
+        for number, reach in enumerate(self._reaches(pool, place, taken, experts.shape[1])):
             rows = slice(None) if taken.min() > number else np.flatnonzero(taken > number)
             pushed = keys[rows, :reach]
             carried = np.minimum.accumulate(pushed[:, :-1], axis=1)
@@ -67,6 +64,18 @@ class OptimumStacks:
         pool, number = here.nonzero()
         keys[pool, number] = (self._never + 1 - next_events[pool, number]) * width + experts[pool, number]
         return depths
+
+    def _reaches(self, pool: Numbers, place: Numbers, taken: Numbers, most: int) -> list[int]:
+        """How far down each push can go: to the holes from the top, then to the places behind the last."""
+        held = np.bincount(pool, minlength=len(self._keys))
+        number = np.arange(most)
+        holes = self._filled[:, None] + number - held[:, None]
+        holes[number >= taken[:, None]] = -1
+        rank = np.arange(len(pool)) - (np.cumsum(held) - held)[pool]
+        holes[pool, rank] = place
+        self._filled += taken - held
+        reaches: list[int] = (holes.max(0) + 1).tolist()
+        return reaches
 
 
 def next_events(blocks: list[Accesses], experts: int) -> list[NDArray[np.int32]]:
