@@ -96,7 +96,7 @@ def estimator(
     base, layers, fitting_text = _prepared(
         model, text, out, tokens, sequence_tokens, batch_sequences, held_out, seed, device, dtype
     )
-    given = Fitted.load(vectors, "default-vectors", weights_sha256(base)).tensors["vectors"]
+    given = Fitted.load(vectors, "default-vectors", weights_sha256(base))
     settings = EstimatorSettings(m, n, learning_rate, step_tokens)
     with _progress(quiet, "steps") as progress:
         found = fit.estimator(

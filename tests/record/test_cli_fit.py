@@ -97,9 +97,10 @@ def test_the_vectors_are_means_over_the_text(folder: Path) -> None:
 def test_text_that_was_fitted_on_is_refused_when_recorded(folder: Path) -> None:
     ids = np.load(folder / "text.npy")
     other = np.random.default_rng(7).integers(0, VOCABULARY, 200)
-    refuse_fitted_on(files(folder), [other])
+    predictors = predictors_by_name(["residual+default-vectors", "hybrid"], find_moe_layers(olmoe()), files(folder))
+    refuse_fitted_on(predictors, [other])
     with pytest.raises(InputError, match=r"sequence 1: .* part of text.npy, on which default-vectors was fitted"):
-        refuse_fitted_on(files(folder)[2:3], [other, np.concatenate([other[:9], ids[80:160]])])
+        refuse_fitted_on(predictors, [other, np.concatenate([other[:9], ids[80:160]])])
 
 
 def test_text_of_a_trace_is_refused_when_fitted() -> None:

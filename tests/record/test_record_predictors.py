@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from moesim.errors import InputError
 from moesim.record.moe_layers import find_moe_layers
 from moesim.record.predictors import fit
-from moesim.record.predictors.chosen import NAMES, predictors_by_name, refuse_fitted_on
+from moesim.record.predictors.chosen import NAMES, predictors_by_name
 from moesim.record.predictors.fitting_text import text_of_tokens
 from moesim.record.predictors.recall_report import report
 from moesim.record.predictors.record_predictors import record_predictors
@@ -23,12 +24,11 @@ def test_from_fitting_to_recall(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     text = text_of_tokens(random.integers(0, VOCABULARY, 1280), "text", sequence_tokens=64, batch_sequences=5)
     vectors = fit.default_vectors(model, layers, text)
-    fitted = [vectors, fit.estimator(model, layers, text, vectors.tensors["vectors"])]
+    fitted = [vectors, fit.estimator(model, layers, text, vectors)]
     fitted += [fit.pre_attention(model, layers, text, each, width=16) for each in ("arch1", "arch2")]
     requests = [
         TokenSequence("text", random.integers(0, VOCABULARY, length).tolist(), 5) for length in (40, 40, 9)
     ]
-    refuse_fitted_on(fitted, [request.tokens for request in requests])
     recording, available = record_predictors(
         model, layers, requests, predictors_by_name(NAMES, layers, fitted), ranked=8, draft_tokens=2, draft_bits=None
     )
@@ -51,3 +51,6 @@ def test_from_fitting_to_recall(tmp_path: Path) -> None:
     np.testing.assert_array_equal(plain.predicted["residual"][0], recording.predicted["residual"][0])
     np.testing.assert_array_equal(plain.experts, recording.experts)
     assert torch.is_grad_enabled()
+    seen = TokenSequence("text", text.batches[0][0].tolist(), 5)
+    with pytest.raises(InputError, match="on which estimator was fitted"):
+        record_predictors(model, layers, [seen], predictors_by_name(["hybrid"], layers, fitted))

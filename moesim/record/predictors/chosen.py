@@ -53,13 +53,14 @@ def predictors_by_name(names: Sequence[str], layers: Sequence[MoeLayer], fitted:
     return [_made(name, layers, files, device) for name in names]
 
 
-def refuse_fitted_on(fitted: Iterable[Fitted], sequences: Sequence[Sequence[int]]) -> None:
-    """Refuse to evaluate on token `sequences` that a predictor was fitted on.
+def refuse_fitted_on(predictors: Iterable[Predictor], sequences: Sequence[Sequence[int]]) -> None:
+    """Refuse to evaluate on token `sequences` that one of `predictors` was fitted on.
 
     Raises:
         InputError: the first sequence that shares a stretch of tokens with a fitted text.
     """
-    for each in fitted:
+    files = {id(each): each for predictor in predictors for each in predictor.fitted}
+    for each in files.values():
         refuse_overlap(each.windows, sequences, f"{each.about['text']}, on which {each.kind} was fitted")
 
 
@@ -83,9 +84,18 @@ def _made(name: str, layers: Sequence[MoeLayer], files: dict[str, Fitted], devic
     if file is None:
         command = "pre-attention --architecture " + name[-5:] if name.startswith("pre-attention") else needed
         raise InputError(f"predictor {name!r} needs what `moesim fit {command}` writes")
+    predictor: Predictor
     if name.startswith("pre-attention"):
         architecture = name.removeprefix("pre-attention-")
-        return PreAttention([net.to(device) for net in nets_from_tensors(file.tensors, architecture)], architecture)
+        nets = nets_from_tensors(file.tensors, architecture)
+        predictor = PreAttention([net.to(device) for net in nets], architecture)
+    else:
+        predictor = _on_default_vectors(name, layers, file, device)
+    predictor.fitted = (file,)
+    return predictor
+
+
+def _on_default_vectors(name: str, layers: Sequence[MoeLayer], file: Fitted, device: torch.device) -> Predictor:
     base = ResidualDefaultVectors(layers, file.tensors["vectors"].to(device))
     if name == "residual+default-vectors":
         return base

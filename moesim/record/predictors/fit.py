@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,7 +47,7 @@ def estimator(
     model: nn.Module,
     layers: Sequence[MoeLayer],
     text: FittingText,
-    vectors: torch.Tensor,
+    vectors: Fitted,
     settings: EstimatorSettings | None = None,
     *,
     validation_share: float = 0.1,
@@ -55,6 +56,7 @@ def estimator(
 ) -> Fitted:
     """The estimator as a file: `net.*`, the default `vectors` that it builds on, and where it won.
 
+    `vectors` is what `default_vectors` gave; the text that they were fitted on counts as the estimator's too.
     The last `validation_share` of the batches is kept from fitting; on them it is compared with the routers' own guess,
     and the layers on which it wins are those of `hybrid` (`about["wins"]`, indices of MoE layers).
 
@@ -63,16 +65,18 @@ def estimator(
     """
     settings = settings or EstimatorSettings()
     batches, validation = text.split(validation_share)
-    found = fit_estimator(model, layers, batches, validation, vectors, settings, seed, progress)
-    tensors = {"vectors": vectors, **{f"net.{name}": tensor for name, tensor in found.net.state_dict().items()}}
+    found = fit_estimator(model, layers, batches, validation, vectors.tensors["vectors"], settings, seed, progress)
+    net = {f"net.{name}": tensor for name, tensor in found.net.state_dict().items()}
+    tensors = {"vectors": vectors.tensors["vectors"], **net}
     about = _about(model, layers, text, seed, asdict(settings)) | {
+        "default_vectors_text": vectors.about["text"],
         "validation_tokens": sum(batch.numel() for batch in validation),
         # The first layer is foreseen by nobody.
         "validation_recall": [None, *found.recall[1:]],
         "validation_recall_without": [None, *found.base_recall[1:]],
         "wins": found.wins,
     }
-    return Fitted("estimator", tensors, about, text.windows())
+    return Fitted("estimator", tensors, about, np.union1d(text.windows(), vectors.windows))
 
 
 def pre_attention(

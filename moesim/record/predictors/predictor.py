@@ -12,6 +12,7 @@ import torch
 
 from moesim.record.capture import Captured
 from moesim.record.moe_layers import MoeLayer
+from moesim.record.predictors.fitted import Fitted
 from moesim.trace import Availability
 
 BEFORE_ALL_LAYERS: Final = "before the pass begins"
@@ -39,6 +40,8 @@ class Predictor(ABC):
     availability: Availability
     reads_attention_input = False
     """Whether it needs `LayerState.attention_input`."""
+    fitted: tuple[Fitted, ...] = ()
+    """The files that it was made of."""
 
     @abstractmethod
     def probabilities(self, target: int, state: LayerState) -> torch.Tensor:

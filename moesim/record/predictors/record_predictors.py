@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moesim.record.moe_layers import MoeLayer
 from moesim.record.predictors import self_draft
+from moesim.record.predictors.chosen import refuse_fitted_on
 from moesim.record.predictors.predictor import Predictor, foresee
 from moesim.record.recorder import TokenSequence, record_requests
 from moesim.record.recording import Recording
@@ -33,8 +34,9 @@ def record_predictors(
     times the passes of a plain recording.
 
     Raises:
-        InputError: no request, or one whose prompt is empty or longer than itself.
+        InputError: no request, one whose prompt is empty or longer than itself, or one that a predictor was fitted on.
     """
+    refuse_fitted_on(predictors, [request.tokens for request in requests])
     recording = record_requests(
         model, layers, requests,
         predictors={each.name: partial(foresee, each) for each in predictors},
