@@ -1,10 +1,41 @@
 """Recording: a transformers MoE model in, a `moesim.trace.Trace` out.
 
-This package needs the extra `record` (torch and transformers). It reads the model through forward hooks on the
-router modules and on what stands around them; it holds no model code of its own.
+`moesim.record(model, prompts, ...)` is `moesim.record.session.record`: this package can be called. The one word names
+both the act and the place where its parts are, so that neither needs a second name; a type checker, which does not
+know that modules can be called, is served by `from moesim.record.session import record`.
 
+It needs the extra `record` (torch and transformers), and imports them when it is called. It reads the model through
+forward hooks on the router modules and on what stands around them; it holds no model code of its own.
+
+    session.py          one recording from prompts to trace: what the command and `moesim.record(...)` run
+    checkpoint.py       a model from disk or hub, refused before its weights are read if need be
+    prompts.py          what to record
     moe_layers.py       where the routers of a model are, and what feeds them
+    router_layout.py    what a router returns, whatever its class
     capture.py          the hooks: what routers, residual stream and experts saw in a forward pass
+    decoding.py         batches through prefill and decode
+    recorder.py         what the hooks saw, as rows of a trace
+    recording_folder.py rows on disk while a recording is made, so that it can be continued
+    memory.py           what a recording takes, said before it starts
     predictors/         what a router will choose, foreseen from what is known now
-    recorder.py         requests through prefill and decode into a Trace
 """
+
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moesim.trace import Trace
+
+
+class _Record(ModuleType):
+    """This package, callable."""
+
+    def __call__(self, model: Any, prompts: Any, **options: Any) -> "Trace":
+        """`moesim.record.session.record`, which documents the options."""
+        from moesim.record.session import record
+
+        return record(model, prompts, **options)
+
+
+sys.modules[__name__].__class__ = _Record

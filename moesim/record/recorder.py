@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesim.record.capture import Captured, ChoiceCapture, Choices, RouterCapture
 from moesim.record.decoding import Decoding, TokenRows, TokenSequence, check_requests, decode
+from moesim.record.memory import PIECE_TOKENS
 from moesim.record.moe_layers import MoeLayer, evaluating
 from moesim.record.predictors.next_layer import next_layer_probabilities
 from moesim.record.recording import Recording, joined
@@ -26,10 +27,6 @@ __all__ = ["Foresee", "TokenSequence", "record_batch", "record_requests"]
 
 Foresee = Callable[[Captured], torch.Tensor]
 """What a predictor makes of captured states: router scores [L, N, experts], 0 where nothing can be foreseen."""
-
-# Tokens kept on the device before they are moved to the host in one go.
-PIECE_TOKENS = 4096
-
 
 @torch.inference_mode()
 def record_batch(
@@ -44,12 +41,14 @@ def record_batch(
     attention_input: bool = False,
     ranked: int = 12,
     all_scores: bool = False,
+    after_pass: Callable[[], object] = lambda: None,
 ) -> Iterator[Recording]:
     """Run `requests` side by side and hand out the rows in the order of execution, some thousands at a time.
 
     A pass over the batch is one step; requests and steps are counted on from `first_request` and `first_step`. Each of
     `predictors` is kept as its `ranked` best experts with their scores; those that read what enters attention need
-    `attention_input`. `all_scores` keeps the router's score of every expert.
+    `attention_input`. `all_scores` keeps the router's score of every expert. `after_pass` is called
+    after each forward pass.
 
     Raises:
         InputError: no request is given, a prompt is empty or longer than its sequence, or a predictor is asked for
@@ -78,9 +77,11 @@ def record_batch(
                 with capture.paused():
                     columns = _columns(seen, tokens.rows, predictors, ranked, all_scores)
                 pending.add(step, tokens, places, columns)
+            after_pass()
             if pending.tokens >= PIECE_TOKENS:
                 yield pending.take()
-    yield pending.take()
+    if pending.tokens:
+        yield pending.take()
 
 
 def record_requests(
