@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from moesim.curve.accesses import Accesses
 
-CHUNK_ACCESSES = 1 << 15
-GROUP_ACCESSES = 48
+CHUNK_ACCESSES = 1 << 14
+GROUP_ACCESSES = 32
 _WORD = 64
 
 COLD = 0
