@@ -9,6 +9,7 @@ blocks only where it reads ids back. It yields whatever the device waits by and 
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from moesim.decide import Copy, Decision, Wave
@@ -179,17 +180,19 @@ class Replay:
             if decision.reads_router and not ids_known:
                 yield from self._read_ids()
             device.decided()
-            self._copy(decision.waves[0].demand if decision.waves else [])
+            waves = decision.waves
+            self._copy(waves[0].demand if waves else [])
             # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
             reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
             ids_pending = decision.reads_router and ids_known
             router_done = device.record(device.compute) if ids_pending else None
+            for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
+                self._execute(step, layer, wave)
+                self._copy(behind.demand)
             if not ids_pending:
                 self._copy(decision.prefetch, reused, foreseen=True)
-            for place, wave in enumerate(decision.waves):
-                if place > 0:
-                    self._copy(wave.demand)
-                self._execute(step, layer, wave)
+            if waves:
+                self._execute(step, layer, waves[-1])
             if router_done is not None:
                 yield from device.read_back(router_done)
                 self._copy(decision.prefetch, reused, foreseen=True)
