@@ -7,7 +7,7 @@ and the order of the work are the model's.
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,25 @@ class Captured(Prepared):
     tells: bool
 
 
+def check_shape(
+    model: ModelSpec, tokens: int, sequences: int, context_tokens: int, precisions: Sequence[str]
+) -> None:
+    """Raise HardwareError for a shape that neither engine has, or a precision that the present one has not."""
+    if model.dense_layers or model.shared_intermediate or model.latent or model.windowed_layers:
+        raise HardwareError(f"{model.name}: only models whose layers all are attention and routed experts run here")
+    if model.precision not in precisions or model.expert_precision != model.precision or model.expert_matrices != 3:
+        raise HardwareError(
+            f"{model.name}: only {' or '.join(precisions)} models with gate, up and down matrices run here"
+        )
+    if tokens not in (sequences, sequences * context_tokens):
+        raise HardwareError(
+            f"{tokens} tokens of {sequences} sequences in a context of {context_tokens}: a step decodes one token "
+            "of each sequence or prefills all of them"
+        )
+    if tokens * model.top_k > MAX_PAIRS:
+        raise HardwareError(f"a step of {tokens} tokens with {model.top_k} experts each: at most {MAX_PAIRS} pairs")
+
+
 class DenseLayers:
     """Everything of a model but its routed experts, and the activations that flow through both.
 
@@ -50,17 +69,7 @@ class DenseLayers:
         Raises:
             HardwareError: a shape that this engine does not have.
         """
-        if model.dense_layers or model.shared_intermediate or model.latent or model.windowed_layers:
-            raise HardwareError(f"{model.name}: only models whose layers all are attention and routed experts run here")
-        if model.expert_precision != "bf16" or model.precision != "bf16" or model.expert_matrices != 3:
-            raise HardwareError(f"{model.name}: only bfloat16 models with gate, up and down matrices run here")
-        if tokens not in (sequences, sequences * context_tokens):
-            raise HardwareError(
-                f"{tokens} tokens of {sequences} sequences in a context of {context_tokens}: a step decodes one token "
-                "of each sequence or prefills all of them"
-            )
-        if tokens * model.top_k > MAX_PAIRS:
-            raise HardwareError(f"a step of {tokens} tokens with {model.top_k} experts each: at most {MAX_PAIRS} pairs")
+        check_shape(model, tokens, sequences, context_tokens, ("bf16",))
         self.model, self.layers = model, layers
         self.tokens, self.sequences, self.context_tokens = tokens, sequences, context_tokens
         device = torch.device("cuda")

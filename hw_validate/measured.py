@@ -1,11 +1,12 @@
-"""One cell on the GPU: slots, device, loop; what came of it, checked against what the bytes themselves say."""
+"""One cell on a device: slots, device, loop; what came of it, checked against what the bytes themselves say."""
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-
+from hw_validate.cpu import CpuDevice
+from hw_validate.cpu_dense import CpuDense
 from hw_validate.cuda import CudaGPU
 from hw_validate.dense import DenseLayers
 from hw_validate.pairs import pairs_of_events
@@ -16,10 +17,20 @@ from moesim.run import paused_collector
 from moesim.timeline import Timeline
 from moesim.window import load_trace
 
+MakeDevice = Callable[[Any, HostExperts, Slots, int], CudaGPU | CpuDevice]
+"""A device from its dense layers, experts, slots, and how many executions it is to log."""
+
+
+def device_of(dense: DenseLayers | CpuDense, host: HostExperts, slots: Slots, executions: int) -> CudaGPU | CpuDevice:
+    """The device on which `dense` is."""
+    if isinstance(dense, CpuDense):
+        return CpuDevice(dense, host, slots, executions)
+    return CudaGPU(dense, host, slots, executions)
+
 
 @dataclass(frozen=True)
 class Ran:
-    """A cell's run on the GPU."""
+    """A cell's run on a device."""
 
     clocked: Clocked
     deeds: Deeds
@@ -34,20 +45,23 @@ class Ran:
 @paused_collector()
 def measure(
     job: Job,
-    dense: DenseLayers,
+    dense: DenseLayers | CpuDense,
     host: HostExperts,
     *,
+    make_device: MakeDevice = device_of,
     timeline: Timeline | None = None,
     between: Callable[[str], None] = lambda moment: None,
 ) -> Ran:
-    """Run a cell. `between` is told when the measured steps begin ("begin") and when they have ended ("end").
+    """Run a cell on what `make_device` makes: the GPU or the CPU, where `dense` is.
+
+    `between` is told when the measured steps begin ("begin") and when they have ended ("end").
 
     Raises:
         HardwareError: no memory for the slots, or steps of another shape than `dense` was captured for.
     """
     executions = sum(len(wave.execute) for decision in job.decisions for wave in decision.waves)
-    slots = Slots(job.slots, host, torch.device("cuda"))
-    device = CudaGPU(dense, host, slots, executions)
+    slots = Slots(job.slots, host, dense.residual.device)
+    device = make_device(dense, host, slots, executions)
     device.reset()
     if job.run.window.capacity.everything:
         device.load_everything()

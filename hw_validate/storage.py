@@ -69,17 +69,16 @@ class HostExperts:
         start = expert * self.stride_bytes
         return torch.from_numpy(self.bytes[start : start + self.stride_bytes])
 
-    def fill(self, device: torch.device, seed: int) -> None:
+    def fill(self, device: torch.device, seed: int, dtype: torch.dtype = torch.bfloat16) -> None:
         """Random weights that keep activations of order one, drawn on `device`, and the tags."""
         generator = torch.Generator(device=device).manual_seed(seed)
-        weights = self.expert_bytes // 2
-        per_draw = max(1, (1 << 29) // self.stride_bytes)
+        per_draw = min(self.experts, max(1, (1 << 29) // self.stride_bytes))
         draw = torch.empty((per_draw, self.stride_bytes), dtype=torch.uint8, device=device)
-        matrices = draw[:, : self.expert_bytes].view(torch.bfloat16)
+        matrices = draw[:, : self.expert_bytes].view(dtype)
         tags = draw[:, self.expert_bytes :].view(torch.int64)
         for first in range(0, self.experts, per_draw):
             count = min(per_draw, self.experts - first)
-            matrices.view(per_draw, weights).normal_(0.0, 0.02, generator=generator)
+            matrices.normal_(0.0, 0.02, generator=generator)
             tags[:, :] = torch.arange(first, first + per_draw, device=device)[:, None]
             start = first * self.stride_bytes
             target = torch.from_numpy(self.bytes[start : start + count * self.stride_bytes])
@@ -103,22 +102,27 @@ class Slots:
     """Room for experts on the device: uint8 [slots, stride_bytes]."""
 
     def __init__(self, slots: int, host: HostExperts, device: torch.device) -> None:
-        """Take the memory. Raises HardwareError when the device has not that much."""
+        """Take the memory. Raises HardwareError when the device has not that much; says what would fit."""
         self.count = slots
         self.stride_bytes = host.stride_bytes
         size = slots * host.stride_bytes
+        # The system gives out host memory that it does not have, so there it must be asked before.
+        if device.type == "cpu" and size > available_host_bytes():
+            raise self._too_many(available_host_bytes(), "host")
         try:
             self.bytes = torch.zeros(size, dtype=torch.uint8, device=device)
         except torch.OutOfMemoryError:
-            free = torch.cuda.mem_get_info(device)[0]
-            raise HardwareError(
-                f"{slots} slots need {size / 1e9:.1f} GB and {free / 1e9:.1f} GB of GPU memory are free: "
-                f"{free // host.stride_bytes} would fit"
-            ) from None
+            raise self._too_many(torch.cuda.mem_get_info(device)[0], "GPU") from None
         self.address = self.bytes.data_ptr()
         self.tags = self.bytes.view(slots, self.stride_bytes)[:, host.expert_bytes : host.expert_bytes + 8]
         self.tags.fill_(0xFF)
         """-1: holds nobody."""
+
+    def _too_many(self, free_bytes: int, whose: str) -> HardwareError:
+        return HardwareError(
+            f"{self.count} slots need {self.count * self.stride_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB of "
+            f"{whose} memory are free: {free_bytes // self.stride_bytes} would fit"
+        )
 
     def held(self) -> list[int]:
         """Whom each slot holds by its own tag, -1 for nobody."""
