@@ -5,6 +5,7 @@ a comparison needs neither GPU nor simulator. Times are integer nanoseconds, mea
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -48,7 +49,7 @@ class Cell(_Frozen):
     @property
     def name(self) -> str:
         """A file name for the cell: every property that tells two cells of one grid apart."""
-        policy = self.policy.replace("[", "-").replace("]", "").replace("=", "").replace(",", "-").replace("+", "-")
+        policy = re.sub(r"[^A-Za-z0-9.]+", "-", self.policy).strip("-")
         return f"{self.model}.{policy}.{self.cache_fraction:g}.{self.phase}.batch{self.batch_tokens}"
 
 

@@ -1,17 +1,19 @@
 """The command line: every command, thin. What a command needs is imported when it runs, so that help is quick."""
 
 import json
-import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
 import moesim
 from moesim.cli_fit import app as fit_app
+from moesim.cli_record import EXAMPLES, record
+from moesim.cli_quality import EXAMPLES, quality
 from moesim.cli_trace import app as trace_app
-from moesim.errors import ConfigError, InputError
+from moesim.command_line import examples, run_app
+from moesim.errors import ConfigError
 
 app = typer.Typer(
     name="moesim",
@@ -22,13 +24,10 @@ app = typer.Typer(
 )
 app.add_typer(trace_app, name="trace")
 app.add_typer(fit_app, name="fit")
+app.command(epilog=EXAMPLES)(quality)
+app.command(epilog=examples(*EXAMPLES))(record)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
-
-
-def _examples(*lines: str) -> str:
-    # Brackets are markup to what prints the help; a policy's are meant as they stand.
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)]).replace("[", r"\[")
 
 
 def _version(wanted: bool) -> None:
@@ -46,7 +45,7 @@ def options(
     """Simulate Mixture-of-Experts inference with experts offloaded to host memory."""
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim sweep configs/a6000.yaml",
     "moesim sweep configs/a6000.yaml --out /tmp/a6000 --workers 8",
     "Ctrl-C, then the same command again: continues and recomputes nothing.",
@@ -79,7 +78,7 @@ def sweep(
         print_sweep(rows, page, time.monotonic() - started)
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim run --policy lru --cache 25%",
     "moesim run --policy 'least-stale[key=cyclic]' --cache 12.5% --hardware rtx-4090 --json",
     "moesim run --policy speculate-and-execute --set link_bytes_per_s=50e9 --timeline token.json",
@@ -154,7 +153,7 @@ def _overrides(settings: list[str]) -> dict[str, float]:
     return values
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim curve traces/reference-48x128.safetensors",
     "moesim curve traces/reference-48x128.safetensors --decode --plot curve.svg",
     "moesim curve trace.safetensors --json | jq '.misses.lru[100]'    # misses with 100 slots",
@@ -192,7 +191,7 @@ def curve(
         print_curves(curves)
 
 
-@app.command(epilog=_examples("moesim report runs/a6000"))
+@app.command(epilog=examples("moesim report runs/a6000"))
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output of a sweep.", show_default=False)],
 ) -> None:
@@ -202,7 +201,7 @@ def report(
     typer.echo(write_report(folder))
 
 
-@app.command(epilog=_examples("moesim policies", "moesim policies --json | jq '.[].name'"))
+@app.command(epilog=examples("moesim policies", "moesim policies --json | jq '.[].name'"))
 def policies(as_json: Json = False) -> None:
     """List the policies, each with its source."""
     from moesim.policies.composition import known_policies, parse
@@ -220,7 +219,7 @@ def policies(as_json: Json = False) -> None:
     _list(rows, as_json)
 
 
-@app.command(epilog=_examples("moesim models"))
+@app.command(epilog=examples("moesim models"))
 def models(as_json: Json = False) -> None:
     """List the models that are known by name."""
     from moesim.catalogue import names
@@ -244,7 +243,7 @@ def models(as_json: Json = False) -> None:
     )
 
 
-@app.command("hardware", epilog=_examples("moesim hardware"))
+@app.command("hardware", epilog=examples("moesim hardware"))
 def list_hardware(as_json: Json = False) -> None:
     """List the machines that are known by name."""
     from moesim.catalogue import names
@@ -277,28 +276,7 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2."""
-    try:
-        status = app(standalone_mode=False)
-    except InputError as error:
-        _fail(str(error), 2)
-    except OSError as error:
-        _fail(f"{error.filename or 'the system'}: {error.strerror or error}", 2)
-    except Exception as error:
-        # What typer finds wrong with the arguments; it would draw a box around it.
-        if not hasattr(error, "format_message"):
-            raise
-        if not error.format_message():  # a command was named without arguments: help is the answer
-            error.show()  # type: ignore[attr-defined]
-            sys.exit(2)
-        _fail(" ".join(error.format_message().split()), 2)
-    if status == 130:
-        _fail("interrupted; the same command continues a sweep where it was", 130)
-    sys.exit(status if isinstance(status, int) else 0)
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    sys.exit(status)
+    run_app(app, "interrupted; the same command continues a sweep where it was")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from moesim.command_line import examples
 from moesim.errors import ConfigError
 from moesim.trace import Trace, save_concatenated
 
@@ -21,11 +22,7 @@ Out = Annotated[
 ]
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
-
-
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim trace info traces/olmoe.safetensors",
     "moesim trace info --json traces/olmoe.safetensors | jq .statistics",
 ))
@@ -46,7 +43,7 @@ def info(
         print_summary(summary, Console())
 
 
-@app.command(epilog=_examples("moesim trace validate traces/*.safetensors"))
+@app.command(epilog=examples("moesim trace validate traces/*.safetensors"))
 def validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Traces to check.", show_default=False)],
 ) -> None:
@@ -57,7 +54,7 @@ def validate(
         typer.echo(f"{file}: valid, {trace.tokens:,} tokens, sha256 {trace.content_hash()}")
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim trace predictors traces/reference-48x128.safetensors --plot recall.png",
     "moesim trace predictors --json mine.safetensors | jq '.predictors[].recall_at_k'",
 ))
@@ -89,7 +86,7 @@ def predictors(
         print_report(told, Console())
 
 
-@app.command("import", epilog=_examples(
+@app.command("import", epilog=examples(
     "moesim trace import olmoe-all.tokens.jsonl --out olmoe.safetensors",
     "moesim trace import gptoss20b_decode_experts.npz --out gpt-oss-20b.safetensors",
     "moesim trace import routing.csv --out mine.safetensors --model my-model --experts 64 --licence CC0-1.0",
@@ -123,7 +120,7 @@ def import_(
     _wrote(out, trace)
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim trace synth --model mixtral-8x7b --overlap 0.37 --busiest 0.16 --out mixtral.safetensors",
     "moesim trace synth --layers 24 --experts 60 --top-k 4 --overlap 0.4 --busiest 0.25 -o x.safetensors",
 ))
@@ -176,7 +173,7 @@ def synth(
     )
 
 
-@app.command("slice", epilog=_examples("moesim trace slice long.safetensors 0 2000 --out short.safetensors"))
+@app.command("slice", epilog=examples("moesim trace slice long.safetensors 0 2000 --out short.safetensors"))
 def slice_(
     file: File,
     start: Annotated[int, typer.Argument(metavar="START", help="First row.", show_default=False)],
@@ -193,7 +190,7 @@ def slice_(
     _wrote(out, part)
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim trace concat morning.safetensors evening.safetensors --out day.safetensors",
     "moesim trace concat --pieces part-0.safetensors part-1.safetensors --out whole.safetensors",
 ))

@@ -15,6 +15,8 @@ from moesim.quantity import Quantity
 SIZES_BYTES = (4_096, 65_536, 1_048_576, 4_194_304, 9_437_184, 12_582_912, 37_748_736, 150_994_944, 352_321_536)
 FITTED_BYTES = 4_000_000
 """Experts are larger than this; start-up and rate are fitted where they are used."""
+KERNEL_CYCLES = 10_000
+"""Of the kernel that waits for a copy: some microseconds, as an expert's."""
 QUEUED_BYTES = 400_000_000
 """So much is queued for a reading of the rate."""
 
@@ -25,8 +27,6 @@ class Link:
 
     figures: dict[str, Quantity]
     observations: dict[str, Quantity]
-    peak_bytes_per_s: float
-    """Of the largest copies."""
 
 
 class LinkBench:
@@ -36,12 +36,12 @@ class LinkBench:
         """`pinned`: uint8 on the host, at least 1 GB."""
         self._host = pinned
         self._gpu = torch.empty(pinned.numel(), dtype=torch.uint8, device="cuda")
-        self._stream = torch.cuda.Stream()
+        self._stream, self._kernels = torch.cuda.Stream(), torch.cuda.Stream()
         self._copy = host_to_device()
 
-    def queued_ns(self, size_bytes: int, *, records: bool, copies: int = 0, pieces: int = 1) -> float:
-        """Mean time of a copy behind others, with or without an event behind each."""
-        count = copies or max(2, min(64, QUEUED_BYTES // size_bytes))
+    def queued_ns(self, size_bytes: int, *, records: bool, waiting: bool = False, pieces: int = 1) -> float:
+        """Mean time of a copy behind others; with an event behind each, and a kernel that waits for it, or without."""
+        count = max(2, min(64, QUEUED_BYTES // size_bytes))
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         between = [torch.cuda.Event() for _ in range(count)]
         room = self._host.numel() // size_bytes
@@ -56,6 +56,10 @@ class LinkBench:
                     self._copy(self._gpu.data_ptr() + at, self._host.data_ptr() + at, piece, self._stream.cuda_stream)
                 if records:
                     between[number].record()
+                if waiting:
+                    self._kernels.wait_event(between[number])
+                    with torch.cuda.stream(self._kernels):
+                        torch.cuda._sleep(KERNEL_CYCLES)
             end.record()
         self._stream.synchronize()
         return float(begin.elapsed_time(end) * 1e6 / count)
@@ -124,7 +128,7 @@ def measure_link(pinned: torch.Tensor, repetitions: int, cpu_threads: int) -> Li
     for size in SIZES_BYTES:
         bench.queued_ns(size, records=True)
     queued = {
-        size: [bench.queued_ns(size, records=True) for _ in range(repetitions)] for size in SIZES_BYTES
+        size: [bench.queued_ns(size, records=True, waiting=True) for _ in range(repetitions)] for size in SIZES_BYTES
     }
     fitted = [size for size in SIZES_BYTES if size >= FITTED_BYTES]
     rates, descriptors = [], []
@@ -133,11 +137,11 @@ def measure_link(pinned: torch.Tensor, repetitions: int, cpu_threads: int) -> Li
         rates.append(1e9 / slope)
         descriptors.append(intercept)
     expert = 9_437_184
-    peak = max(SIZES_BYTES)
     observed: dict[str, list[float]] = {}
     for size in SIZES_BYTES:
         observed[f"copy_{size}_bytes_alone_ns"] = [bench.alone_ns(size) for _ in range(repetitions)]
-        observed[f"copy_{size}_bytes_queued_ns"] = queued[size]
+        observed[f"copy_{size}_bytes_queued_ns"] = [bench.queued_ns(size, records=False) for _ in range(repetitions)]
+        observed[f"copy_{size}_bytes_queued_and_awaited_ns"] = queued[size]
     for pieces in (2, 3):
         observed[f"copy_{expert}_bytes_in_{pieces}_pieces_ns"] = [
             bench.queued_ns(expert, records=True, pieces=pieces) for _ in range(repetitions)
@@ -154,12 +158,11 @@ def measure_link(pinned: torch.Tensor, repetitions: int, cpu_threads: int) -> Li
     return Link(
         figures={
             "link_bytes_per_s": quantity(
-                rates, f"slope of queued pinned copies of 4 to 352 MB, an event behind each; {how}"
+                rates, f"slope of queued pinned copies of 4 to 352 MB, a kernel waiting for each; {how}"
             ),
             "copy_descriptor_ns": quantity(
                 [max(0.0, each) for each in descriptors], f"intercept of the same line; {how}"
             ),
         },
         observations={name: quantity(readings, how) for name, readings in observed.items()},
-        peak_bytes_per_s=peak * 1e9 / float(np.median([bench.queued_ns(peak, records=False) for _ in range(3)])),
     )

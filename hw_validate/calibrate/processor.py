@@ -14,27 +14,27 @@ from moesim.model import ModelSpec
 from moesim.quantity import Quantity
 
 TOKENS = (1, 4, 16)
-EXPERTS = 16
-"""Different experts in turn, so that their weights come from memory."""
+WEIGHT_BYTES = 700_000_000
+"""Of different experts in turn: more than any cache holds, so that weights come from memory."""
 
 
 def cpu_expert_ns(model: ModelSpec, repetitions: int) -> dict[str, Quantity]:
     """Time of one expert on the CPU by tokens, bfloat16, with all of torch's threads."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (EXPERTS, model.expert_intermediate, model.hidden)
-    gate, up, down = (torch.empty(shape, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator) for _ in range(3))
+    experts = max(2, min(64, WEIGHT_BYTES // model.expert_bytes))
+    shape = (experts, model.expert_intermediate, model.hidden)
+    gate, up, down = (torch.full(shape, 0.02, dtype=torch.bfloat16) for _ in range(3))
     found = {}
     for tokens in TOKENS:
         x = torch.ones(tokens, model.hidden, dtype=torch.bfloat16)
         readings = []
         for _ in range(repetitions + 1):
             begin = perf_counter_ns()
-            for expert in range(EXPERTS):
+            for expert in range(experts):
                 (functional.silu(x @ gate[expert].T) * (x @ up[expert].T)) @ down[expert]
-            readings.append((perf_counter_ns() - begin) / EXPERTS)
+            readings.append((perf_counter_ns() - begin) / experts)
         found[f"cpu_expert_of_{model.name}_{tokens}_tokens_ns"] = quantity(
             readings[1:],
-            f"torch on {torch.get_num_threads()} threads, {EXPERTS} experts in turn, {repetitions} readings",
+            f"torch on {torch.get_num_threads()} threads, {experts} experts in turn, {repetitions} readings",
         )
     return found
 

@@ -48,8 +48,8 @@ class Shape:
 def calibrate(
     shapes: Sequence[Shape], base: HardwareSpec, machine: MachineFacts, *, repetitions: int = 9,
     tell: Callable[[str], None] = lambda line: None,
-) -> tuple[HardwareSpec, float]:
-    """Measure this machine. Returns its profile and the peak rate of large copies in bytes per second.
+) -> HardwareSpec:
+    """Measure this machine, and return its profile.
 
     `base` gives what no microbenchmark here measures: the data sheet's peaks, and the shares of them that the roofline
     takes where no kernel row reaches. `shapes` say for which models and batches kernels are timed.
@@ -68,7 +68,7 @@ def calibrate(
         model = ModelSpec.load(model_name)
         tell(f"{model_name}: experts on the CPU")
         observations |= cpu_expert_ns(model, min(5, repetitions))
-        slots = max(model.top_k, min(model.experts * 2, SLOT_BYTES // model.expert_bytes, 256))
+        slots = min(256, max(model.experts, SLOT_BYTES // model.expert_bytes))
         with HostExperts(slots, model.expert_bytes, pinned=True) as host:
             host.fill(torch.device("cuda"), seed=1)
             room = Slots(slots, host, torch.device("cuda"))
@@ -95,13 +95,12 @@ def calibrate(
             tell(f"{model_name}: expert kernels")
             rows += expert_rows(widest[1], widest[0], slots, max(3, repetitions // 2))
         torch.cuda.empty_cache()
-    spec = HardwareSpec(
+    return HardwareSpec(
         name=base.name, title=base.title, link=base.link,
         figures={**base.figures, **figures}, kernels=rows,
         measured_on={key: str(value) for key, value in machine.model_dump().items()},
         observations=observations,
     )
-    return spec, link.peak_bytes_per_s
 
 
 def _host_figures(

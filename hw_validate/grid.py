@@ -1,0 +1,193 @@
+"""What a validation runs: models, their traces, and groups of cells; configs/h200.yaml is one.
+
+    models:
+      - model: qwen3-30b-a3b
+        trace: ../traces/reference-48x128.safetensors
+      - model: mixtral-8x7b
+        synthetic: {overlap: 0.4, busiest: 0.2, recall: 0.9}     # no recording at hand: labelled synthetic everywhere
+        only_steps: {decode: 32}                                  # fewer measured steps for this model
+    groups:
+      - {policies: [lru, least-stale], cache: [10%, 25%], measured_steps: 128}
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from hw_validate.measurement import Cell, Phase
+from moesim.catalogue import find
+from moesim.config import cache_fraction
+from moesim.events import steps
+from moesim.model import ModelSpec
+from moesim.policies.composition import parse
+from moesim.trace import Trace
+from moesim.trace_batch import batch_decode, only_prefill
+from moesim.trace_synthetic import PREDICTOR, SyntheticSpec, synthesize
+from moesim.yaml_file import read_model
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Synthetic(_Frozen):
+    """A synthetic trace in place of a recording."""
+
+    overlap: float = Field(gt=0, lt=1)
+    busiest: float = Field(gt=0, lt=1)
+    recall: float = Field(gt=0, le=1)
+    prompt_tokens: int = Field(default=16, ge=1)
+    requests: int = Field(default=16, ge=1)
+    decode_tokens: int = Field(default=64, ge=1)
+    """Of each request."""
+
+
+class Model(_Frozen):
+    """A model, and the trace that it replays."""
+
+    model: str
+    trace: Path | None = None
+    synthetic: Synthetic | None = None
+    most_steps: dict[Phase, int] = {}
+    """Measured steps of a phase at most: for models whose steps are long."""
+    most_warmup_steps: int | None = Field(default=None, ge=0)
+    most_batch_steps: int | None = Field(default=None, ge=1)
+    """... and of decode steps of several sequences."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Model":
+        if (self.trace is None) == (self.synthetic is None):
+            raise ValueError(f"{self.model}: give either trace or synthetic")
+        return self
+
+
+class Group(_Frozen):
+    """Cells that differ by policy, cache and batch."""
+
+    policies: list[str] = Field(min_length=1)
+    cache: list[float] = Field(min_length=1)
+    batch: list[int] = [1]
+    phase: Phase = "decode"
+    warmup_steps: int = Field(default=32, ge=0)
+    measured_steps: int = Field(default=128, ge=1)
+    instrumented_steps: int = Field(default=4, ge=0)
+    models: list[str] = []
+    """Only these; empty for all."""
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _fractions(cls, values: object) -> object:
+        return [cache_fraction(str(value)) for value in values] if isinstance(values, list) else values
+
+    @field_validator("policies")
+    @classmethod
+    def _known(cls, policies: list[str]) -> list[str]:
+        for policy in policies:
+            parse(policy)
+        return policies
+
+
+class Validation(_Frozen):
+    """What a validation's YAML may say."""
+
+    name: str
+    title: str
+    hardware: str
+    """The profile whose peaks and shares a calibration takes over, and whose name it gets."""
+    engine: str = "graph"
+    context_tokens: int = Field(ge=1)
+    models: list[Model] = Field(min_length=1)
+    groups: list[Group] = Field(min_length=1)
+    timelines: list[str] = []
+    """Cells, by name, whose last instrumented step is kept as a timeline."""
+    baseline_model: str = ""
+    """The model on which the plain engine is timed; empty for none."""
+
+    @classmethod
+    def load(cls, path: Path) -> "Validation":
+        """Read and check. Raises ConfigError with file, line, key and value."""
+        return read_model(path, cls)
+
+
+class Planned(_Frozen):
+    """A cell and what it needs."""
+
+    cell: Cell
+    trace: Path
+    instrumented_steps: int
+
+
+class Plan:
+    """The cells of a validation, model by model, with the traces that they replay written beside the results."""
+
+    def __init__(self, validation: Validation, config_path: Path, folder: Path) -> None:
+        """Write the traces. Raises InputError when one cannot be made."""
+        self.validation = validation
+        self._folder = folder / "traces"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._base = config_path.parent
+        self.cells: dict[str, list[Planned]] = {}
+        for model in validation.models:
+            self.cells[model.model] = list(self._of(model))
+
+    def _of(self, model: Model) -> Iterator[Planned]:
+        spec = ModelSpec.load(model.model)
+        source = self._source(model, spec)
+        for group in self.validation.groups:
+            if group.models and model.model not in group.models:
+                continue
+            for batch in group.batch:
+                trace, path = self._derived(source, model.model, group.phase, batch)
+                window = list(steps(trace))
+                measured = min(group.measured_steps, model.most_steps.get(group.phase, group.measured_steps))
+                if batch > 1 and model.most_batch_steps is not None:
+                    measured = min(measured, model.most_batch_steps)
+                warmup = min(group.warmup_steps, len(window) - measured - group.instrumented_steps)
+                if model.most_warmup_steps is not None:
+                    warmup = min(warmup, model.most_warmup_steps)
+                context = self.validation.context_tokens if group.phase == "decode" else window[0].tokens
+                for policy in group.policies:
+                    parsed = parse(self._with_predictor(policy, trace))
+                    for fraction in group.cache:
+                        cell = Cell(
+                            model=model.model, layers=spec.layers, layers_of_model=spec.layers,
+                            trace=trace.metadata.name, synthetic=trace.metadata.synthetic, policy=parsed.name,
+                            cache_fraction={"none": 0.0, "all": 1.0, "any": fraction}[parsed.spec.cache],
+                            batch_tokens=batch,
+                            context_tokens=context, warmup_steps=max(0, warmup), measured_steps=measured,
+                            phase=group.phase,
+                        )
+                        yield Planned(cell=cell, trace=path, instrumented_steps=group.instrumented_steps)
+
+    def _source(self, model: Model, spec: ModelSpec) -> Trace:
+        if model.trace is not None:
+            return Trace.load(self._base / model.trace)
+        wanted = model.synthetic
+        assert wanted is not None, "one of both is given"
+        trace, _ = synthesize(
+            SyntheticSpec(
+                layers=len(spec.moe_layers), experts=spec.experts, top_k=spec.top_k, overlap=wanted.overlap,
+                busiest=wanted.busiest, decode_tokens=wanted.decode_tokens, prompt_tokens=wanted.prompt_tokens,
+                requests=wanted.requests, model=model.model, moe_layers=tuple(spec.moe_layers), recall=wanted.recall,
+            )
+        )
+        return trace
+
+    def _derived(self, source: Trace, model: str, phase: Phase, batch: int) -> tuple[Trace, Path]:
+        """The steps of one phase and batch as a trace of their own, made once."""
+        path = self._folder / f"{model}.{phase}.{batch}.safetensors"
+        if not path.exists():
+            (batch_decode(source, batch) if phase == "decode" else only_prefill(source)).save(path)
+        return Trace.load(path), path
+
+    @staticmethod
+    def _with_predictor(policy: str, trace: Trace) -> str:
+        """The policy, reading the channel that a synthetic trace has, if it reads any."""
+        speculates = hasattr(parse(policy).prefetch, "predictor")
+        return f"{policy}[predictor={PREDICTOR}]" if speculates and PREDICTOR in trace.predicted else policy
+
+
+def config_path(name_or_path: str) -> Path:
+    """A validation of configs/ by name, or a file. Raises ConfigError when there is none."""
+    return find("", name_or_path)

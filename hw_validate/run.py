@@ -1,0 +1,260 @@
+"""A validation from end to end: calibrate, measure cell by cell, simulate from the profile, compare, report.
+
+    FOLDER/machine.json         the machine
+    FOLDER/traces/              what the cells replay
+    FOLDER/<hardware>.yaml      the calibration: the profile that the simulator is given
+    FOLDER/measured/*.npz       a cell on the machine; written when it has been measured, and never measured again
+    FOLDER/cells/*.json         the same cell in both worlds
+    FOLDER/limits.json, timelines.json, comparison.parquet, report.html
+
+Every file is whole or absent, so the same command goes on where it was stopped. One model's experts are in host memory
+at a time.
+"""
+
+import gc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from hw_validate.grid import Plan, Planned, Validation
+from hw_validate.limits import measure_limits
+from hw_validate.measurement import MachineFacts, Measurement, Slice, Telemetry, Timelines, save
+from hw_validate.nvml import Sampler
+from hw_validate.raw import RawCell
+from hw_validate.worlds import Clocked, Job, job, simulate, world
+from moesim.errors import InputError
+from moesim.hardware import HardwareSpec
+from moesim.model import ModelSpec
+from moesim.run import RunConfig
+from moesim.timeline import Timeline
+
+if TYPE_CHECKING:
+    from hw_validate.calibrate.profile import Shape
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Harness:
+    """Where a validation runs: the folder, the device, and how it is told."""
+
+    validation: Validation
+    plan: Plan
+    folder: Path
+    device: str
+    tell: Tell
+
+    @property
+    def profile_path(self) -> Path:
+        """The calibration of this machine."""
+        return self.folder / f"{self.validation.hardware}.yaml"
+
+    def job(self, planned: Planned) -> Job:
+        """A cell's inputs, loaded and decided."""
+        cell = planned.cell
+        every_step = cell.warmup_steps + cell.measured_steps + planned.instrumented_steps
+        batch = cell.batch_tokens
+        config = RunConfig(
+            trace=planned.trace, model=cell.model, hardware=str(self.profile_path), engine=self.validation.engine,
+            policy=cell.policy, cache_fraction=cell.cache_fraction,
+            context_tokens=cell.context_tokens if cell.phase == "decode" else None,
+            warmup_tokens=cell.warmup_steps * batch,
+            measured_tokens=(every_step - cell.warmup_steps) * batch if cell.phase == "decode" else None,
+        )
+        return job(config, cell.warmup_steps, cell.measured_steps, planned.instrumented_steps)
+
+
+def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: bool = False) -> Path | None:
+    """All stages. Returns the report's path, or None if it stops after measuring.
+
+    Raises:
+        InputError: something is missing of the machine or of the inputs; what was measured stays.
+    """
+    for name in ("measured", "cells"):
+        (harness.folder / name).mkdir(parents=True, exist_ok=True)
+    save(machine, harness.folder / "machine.json")
+    if not harness.profile_path.exists():
+        _calibrate(harness, machine)
+    refused = [
+        line for model in harness.validation.models if (line := _measure_model(harness, model.model)) is not None
+    ]
+    if measure_only:
+        return None
+    simulate_cells(harness)
+    from hw_validate.report import write_comparison_report
+
+    page = write_comparison_report(harness.folder)
+    for line in refused:
+        harness.tell(f"not measured: {line}")
+    return page
+
+
+def shapes_of(plan: Plan) -> list["Shape"]:
+    """Every model and size of step for which kernels are to be timed."""
+    from hw_validate.calibrate.profile import Shape
+
+    cells = [planned for of_model in plan.cells.values() for planned in of_model]
+    return list(dict.fromkeys(Shape(planned.cell.model, *_shape(planned)) for planned in cells))
+
+
+def _calibrate(harness: Harness, machine: MachineFacts) -> None:
+    from hw_validate.calibrate.profile import calibrate, save_profile
+
+    base = HardwareSpec.load(harness.validation.hardware)
+    save_profile(calibrate(shapes_of(harness.plan), base, machine, tell=harness.tell), harness.profile_path)
+
+
+def _measure_model(harness: Harness, model_name: str) -> str | None:
+    """Measure the cells of one model that are not measured yet. Returns why it could not, in a line."""
+    todo = [
+        planned for planned in harness.plan.cells[model_name]
+        if not (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
+    ]
+    limits = harness.folder / "limits.json"
+    wants_limits = harness.validation.baseline_model == model_name and not limits.exists()
+    if not todo and not wants_limits:
+        return None
+    spec = ModelSpec.load(model_name)
+    try:
+        harness.tell(f"{model_name}: {len(spec.moe_layers) * spec.experts * spec.expert_bytes / 1e9:.1f} GB of experts")
+        with _experts(spec, harness.device) as host, Sampler(enabled=harness.device == "cuda") as sampler:
+            for shape in dict.fromkeys(_shape(planned) for planned in todo):
+                with _dense(spec, shape, harness.device) as dense:
+                    for planned in (each for each in todo if _shape(each) == shape):
+                        _measure_cell(harness, planned, dense, host, sampler)
+            if wants_limits:
+                with _dense(spec, (1, 1, harness.validation.context_tokens), harness.device) as dense:
+                    harness.tell(f"{model_name}: the machine's limits and the plain engine")
+                    save(measure_limits(harness, model_name, dense, host), limits)
+    except InputError as error:
+        return f"{model_name}: {error}"
+    return None
+
+
+def _shape(planned: Planned) -> tuple[int, int, int]:
+    """Tokens of a step, sequences, context."""
+    cell = planned.cell
+    if cell.phase == "prefill":
+        return cell.context_tokens, 1, cell.context_tokens
+    return cell.batch_tokens, cell.batch_tokens, cell.context_tokens
+
+
+@contextmanager
+def _experts(spec: ModelSpec, device: str) -> Iterator[Any]:
+    """All experts of a model in host memory, filled."""
+    import torch
+
+    from hw_validate.storage import HostExperts
+
+    count = len(spec.moe_layers) * spec.experts
+    with HostExperts(count, spec.expert_bytes, pinned=device == "cuda") as host:
+        host.fill(torch.device(device), seed=1)
+        yield host
+
+
+@contextmanager
+def _dense(spec: ModelSpec, shape: tuple[int, int, int], device: str) -> Iterator[Any]:
+    """The dense layers of a model for one shape of step, captured; their memory is given back."""
+    tokens, sequences, context_tokens = shape
+    if device == "cuda":
+        import torch
+
+        from hw_validate.dense import DenseLayers
+
+        layers = DenseLayers(spec, spec.layers, tokens, sequences, context_tokens)
+        layers.capture()
+        yield layers
+        layers.groups.clear()
+        del layers
+        gc.collect()
+        torch.cuda.empty_cache()
+    else:
+        from hw_validate.cpu import CpuDense
+
+        yield CpuDense(spec, spec.layers, tokens, sequences, context_tokens)
+
+
+def _measure_cell(harness: Harness, planned: Planned, dense: Any, host: Any, sampler: Sampler) -> None:
+    from hw_validate.measured import measure
+
+    cell = planned.cell
+    work = harness.job(planned)
+    moments: dict[str, int] = {"begin": perf_counter_ns()}
+    timeline = Timeline(work.run.trace.n_experts) if cell.name in harness.validation.timelines else None
+    ran = measure(
+        work, dense, host, timeline=timeline,
+        between=lambda moment: moments.__setitem__(moment, perf_counter_ns()),
+    )
+    told = world(ran.clocked, ran.deeds, work.decisions, work.run.trace.layers, work.run.model.expert_bytes)
+    telemetry = sampler.between(moments["begin"], moments["end"]) if "end" in moments else Telemetry(samples=0)
+    raw = RawCell(
+        cell=cell, instrumented_steps=planned.instrumented_steps, world=told, telemetry=telemetry, deeds=ran.deeds,
+        held=ran.held, torn=ran.torn, output_sha256=ran.output_sha256,
+        slices=_slices(cell.name, "measured", timeline, ran.clocked),
+    )
+    raw.save(harness.folder / "measured")
+    harness.tell(f"{cell.name}: {told.tpot_ns / 1e6:.3f} ms")
+
+
+def _slices(name: str, where: str, timeline: Timeline | None, clocked: Clocked) -> list[Slice]:
+    """What a timeline holds of the last instrumented step, counted from its begin."""
+    if timeline is None or not clocked.instrumented:
+        return []
+    begin, end = clocked.instrumented[-1].begin_ns, clocked.instrumented[-1].end_ns
+    return [
+        Slice(
+            cell=name, world=where, track=each.track, name=each.name, layer=each.layer, expert=each.expert,  # type: ignore[arg-type]
+            start_ns=each.start_ns - begin, end_ns=each.end_ns - begin,
+        )
+        for each in timeline.between(begin, end)
+    ]
+
+
+def simulate_cells(harness: Harness) -> None:
+    """The simulated side of every measured cell, from the profile alone; then they are compared, event by event."""
+    todo = [
+        planned for cells in harness.plan.cells.values() for planned in cells
+        if (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
+    ]
+    arguments = [(harness.validation, planned, harness.folder, harness.profile_path) for planned in todo]
+    slices: list[Slice] = []
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for number, (planned, found) in enumerate(zip(todo, pool.map(_simulate_cell, arguments), strict=True), start=1):
+            measurement, both = found
+            save(measurement, harness.folder / "cells" / f"{planned.cell.name}.json")
+            slices += both
+            if number % 20 == 0 or number == len(todo):
+                harness.tell(f"simulated {number} of {len(todo)} cells")
+    if slices:
+        save(Timelines(slices=slices), harness.folder / "timelines.json")
+
+
+def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> tuple[Measurement, list[Slice]]:
+    validation, planned, folder, profile = arguments
+    raw = RawCell.load(folder / "measured" / f"{planned.cell.name}.npz")
+    cell = raw.cell
+    harness = Harness(validation, None, folder, "simulated", lambda line: None)  # type: ignore[arg-type]
+    work = harness.job(planned)
+    timeline = Timeline(work.run.trace.n_experts) if raw.slices else None
+    clocked, deeds, holder = simulate(work, HardwareSpec.load(str(profile)).at("centre"), timeline)
+    executed = [tag for event in raw.deeds.executed for tag in event]
+    expected = [expert for event in deeds.executed for expert in event]
+    differently = sum(a != b for a, b in zip(executed, expected, strict=False)) + abs(len(executed) - len(expected))
+    different = sum(
+        a != b or c != d
+        for a, b, c, d in zip(raw.deeds.copies, deeds.copies, raw.deeds.executed, deeds.executed, strict=True)
+    )
+    different += sum(raw.held[slot] != expert for slot, expert in holder.items())
+    measurement = Measurement(
+        cell=cell, measured=raw.world,
+        simulated=world(clocked, deeds, work.decisions, work.run.trace.layers, work.run.model.expert_bytes),
+        lossless=work.run.policy.lossless, timing_dependent=False, executed=len(executed),
+        executed_differently=differently + raw.torn, decisions_compared=len(work.decisions),
+        decisions_different=different, telemetry=raw.telemetry, output_sha256=raw.output_sha256,
+    )
+    return measurement, raw.slices + _slices(cell.name, "simulated", timeline, clocked)
