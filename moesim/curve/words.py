@@ -25,7 +25,8 @@ def print_curves(curves: Curves) -> None:
         f"{curves.layers} layers, {curves.compulsory:,} of them first uses; the largest event needs "
         f"{curves.largest_event} experts"
     )
-    table = Table(box=None, pad_edge=False, title="Hit rate: one pool, and a pool for each layer", title_justify="left")
+    out.print("Hit rate: one pool, and a pool for each layer")
+    table = Table(box=None, pad_edge=False)
     for head in ("cache", "slots", *(head for name, head in COLUMNS.items() if name in curves.misses)):
         table.add_column(head, justify="right")
     for part in SHARES:
@@ -33,8 +34,9 @@ def print_curves(curves: Curves) -> None:
         rates = [share(curves.hit_rate(name, slots)) for name in COLUMNS if name in curves.misses]
         table.add_row(f"{part:.1%}", f"{slots:,}", *rates)
     out.print(table)
-    out.print("– an event would not fit and would run in waves")
-    table = Table(box=None, pad_edge=False, title="Working set: distinct experts of a layer", title_justify="left")
+    out.print("– an event would not fit and would run in waves\n")
+    out.print("Working set: distinct experts of a layer in consecutive steps")
+    table = Table(box=None, pad_edge=False)
     for head in ("steps", "mean", "least layer", "most"):
         table.add_column(head, justify="right")
     for steps, means in curves.working_sets.items():
