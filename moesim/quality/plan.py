@@ -1,7 +1,8 @@
 """Which modes a run measures: those asked for by name, with every predictor, first layer and cache size asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -24,7 +25,6 @@ DROP, SUBSTITUTE, CACHE_PRIOR, LOW_PRECISION = "drop", "substitute", "cache-prio
 MODES: Final = (SPECULATE, OPEN_LOOP, RESIDENT_EXECUTE, DROP, SUBSTITUTE, CACHE_PRIOR, LOW_PRECISION)
 STRENGTHS: Final = (0.2, 0.5, 0.8)
 """The paper's λ: quality is said to fall past 0.8."""
-_EVERY_EXPERT: Final = {"high": -1.0, "low": 1.0}
 
 
 @dataclass(frozen=True)
@@ -36,47 +36,55 @@ class Plan:
     """
 
     names: Sequence[str]
+    """Names of modes; empty for all that this model allows."""
     foresights: Sequence[Foresight]
     first_layers: Sequence[int]
     cache_fractions: Sequence[float]
     vectors: torch.Tensor | None
 
-    def modes(self, layers: Sequence[MoeLayer]) -> list[Mode]:
-        """The modes, true routing first: once in whole passes, and once stepped if any mode is.
+    def modes(self, layers: Sequence[MoeLayer]) -> tuple[list[Mode], list[str]]:
+        """The modes, true routing first: once in whole passes, and once stepped if any mode is; and what is left out.
+
+        Where modes are asked for by name nothing is left out.
 
         Raises:
-            InputError: an unknown mode; one that lacks its default vectors, its predictor or its layers.
+            InputError: an unknown mode; one by name that lacks its default vectors, its slots or its layers.
         """
         for name in self.names:
             if name not in MODES:
                 raise InputError(f"mode {name!r} is unknown: {nearest(name, MODES)}")
-        asked = [mode for name in MODES if name in self.names for mode in self._of(name, layers)]
+        asked: list[Mode] = []
+        left_out: list[str] = []
+        for name in MODES:
+            for make in self._makers(name, layers) if name in (self.names or MODES) else ():
+                try:
+                    asked.append(make())
+                except InputError as error:
+                    if self.names:
+                        raise
+                    left_out.append(f"{name}: {error}")
         stepped = [TrueRouting(stepped=True)] if any(mode.stepped for mode in asked) else []
-        return [TrueRouting(), *stepped, *asked]
+        return [TrueRouting(), *stepped, *asked], list(dict.fromkeys(left_out))
 
-    def _of(self, name: str, layers: Sequence[MoeLayer]) -> Iterator[Mode]:
-        feeding = self.foresights[-1]
+    def _makers(self, name: str, layers: Sequence[MoeLayer]) -> Iterator[Callable[[], Mode]]:
+        feeding, fractions = self.foresights[-1], self.cache_fractions
         if name == SPECULATE:
-            yield from (SpeculateAndExecute(layers, each) for each in self.foresights)
-            yield from (SpeculateAndExecute(layers, feeding, first) for first in self.first_layers)
+            yield from (partial(SpeculateAndExecute, layers, each) for each in self.foresights)
+            yield from (partial(SpeculateAndExecute, layers, feeding, first) for first in self.first_layers)
         elif name == OPEN_LOOP:
-            yield from (OpenLoop(layers, each) for each in self.foresights)
+            yield from (partial(OpenLoop, layers, each) for each in self.foresights)
         elif name == RESIDENT_EXECUTE:
-            if self.vectors is None:
-                raise InputError(f"mode {name!r} needs what `moesim fit default-vectors` writes: --fitted FILE")
-            for fraction in self.cache_fractions:
-                yield ResidentExecute(layers, feeding, fraction, self.vectors)
+            yield from (partial(ResidentExecute, layers, feeding, each, self.vectors) for each in fractions)
         elif name == DROP:
-            for fraction in self.cache_fractions:
-                yield from (Drop(layers, feeding, fraction, renormalise=each) for each in (False, True))
+            for renormalise in (False, True):
+                yield from (partial(Drop, layers, feeding, each, renormalise=renormalise) for each in fractions)
         elif name == SUBSTITUTE:
-            yield from (Substitute(layers, feeding, fraction) for fraction in self.cache_fractions)
-            yield from (Substitute(layers, feeding, fraction, "own") for fraction in self.cache_fractions)
+            for weight in ("original", "own"):
+                yield from (partial(Substitute, layers, feeding, each, weight) for each in fractions)
         elif name == CACHE_PRIOR:
             keep = min(2, layers[0].layout.top_k)
             for strength in STRENGTHS:
-                yield from (CachePrior(layers, fraction, strength, keep) for fraction in self.cache_fractions)
+                yield from (partial(CachePrior, layers, each, strength, keep) for each in fractions)
         else:
-            yield from (LowPrecision(layers, fraction) for fraction in self.cache_fractions)
-            yield LowPrecision(layers, None)
-            yield from (LowPrecision(layers, None, bits=bits, **_EVERY_EXPERT) for bits in (8, 4))
+            yield from (partial(LowPrecision, layers, each) for each in (*fractions, None))
+            yield from (partial(LowPrecision, layers, None, bits=bits, high=-1.0, low=1.0) for bits in (8, 4))

@@ -6,6 +6,7 @@ logits as its input.
 """
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,17 +66,32 @@ def gate_weights(layer: MoeLayer, logits: torch.Tensor, chosen: torch.Tensor) ->
     Raises:
         InputError: its gate weights are not proportional to the scores of the chosen.
     """
-    rule = _rules.get(layer.router)
-    if rule is None:
-        rule = _rules[layer.router] = _seen_rule(layer, logits.shape[-1], logits.device)
+    rule = _rule(layer, logits.device)
     scores = layer.layout.scores(logits).gather(-1, chosen)
     if rule.renormalised:
         scores = scores / scores.sum(-1, keepdim=True)
     return rule.factor * scores
 
 
-def _seen_rule(layer: MoeLayer, experts: int, device: torch.device) -> _WeightRule:
-    logits = torch.randn(_TRIALS, experts, generator=torch.Generator().manual_seed(0)).to(device)
+def check_gate_weights(layers: Sequence[MoeLayer]) -> None:
+    """Refuse routers that `gate_weights` cannot serve, before anything runs.
+
+    Raises:
+        InputError: gate weights are not proportional to the scores of the chosen.
+    """
+    for layer in layers:
+        _rule(layer, next(layer.router.parameters()).device)
+
+
+def _rule(layer: MoeLayer, device: torch.device) -> _WeightRule:
+    rule = _rules.get(layer.router)
+    if rule is None:
+        rule = _rules[layer.router] = _seen_rule(layer, device)
+    return rule
+
+
+def _seen_rule(layer: MoeLayer, device: torch.device) -> _WeightRule:
+    logits = torch.randn(_TRIALS, layer.layout.n_experts, generator=torch.Generator().manual_seed(0)).to(device)
     chosen, weights = choose(layer, logits)
     total = weights.float().sum(-1)
     if (total.amax() - total.amin()) < _ALIKE * total.amax():

@@ -15,13 +15,14 @@ from moesim.quality.foresight import PredictorForesight
 from moesim.quality.intervals import Floats
 from moesim.quality.measure import AGREEMENT, DIVERGENCE, NLL, TOKENS, TRUE_NLL, Layout, measure
 from moesim.quality.modes.mode import Mode
-from moesim.quality.plan import MODES, RESIDENT_EXECUTE, Plan
+from moesim.quality.plan import Plan
 from moesim.quality.stored import Measured, Method, Quality, Text
 from moesim.quality.text import Blocks, read_blocks
+from moesim.record.checkpoint import load_model, load_tokenizer
 from moesim.record.moe_layers import MoeLayer
-from moesim.record.predictors.base_model import load_model, load_tokenizer
-from moesim.record.predictors.chosen import load_fitted, predictors_by_name, refuse_fitted_on
+from moesim.record.predictors.chosen import load_fitted, predictors_by_name
 from moesim.record.predictors.fitted import Fitted
+from moesim.record.predictors.token_windows import refuse_overlap
 from moesim.record.weights import weights_sha256
 
 DEFAULT_VECTORS = "residual+default-vectors"
@@ -67,8 +68,9 @@ def evaluate(request: Request, progress: Callable[[int, int], None] = lambda don
     )
     sha256 = weights_sha256(model)
     fitted = [load_fitted(path, sha256) for path in request.fitted]
-    refuse_fitted_on(fitted, blocks.tokens.tolist())
-    modes = _plan(request, layers, fitted).modes(layers)
+    for each in fitted:
+        refuse_overlap(each.windows, blocks.tokens.tolist(), f"{each.about['text']}, on which {each.kind} was fitted")
+    modes, left_out = _plan(request, layers, fitted).modes(layers)
     layout = Layout(request.prompt_tokens, request.warmup_tokens, min(request.lanes, len(blocks.tokens)))
     if layout.warmup_tokens >= (request.block_tokens - 1 - layout.prompt_tokens) * (len(blocks.tokens) // layout.lanes):
         raise InputError(
@@ -92,6 +94,7 @@ def evaluate(request: Request, progress: Callable[[int, int], None] = lambda don
             seed=intervals.SEED,
         ),
         measured=[_measured(mode, each) for mode, each in zip(modes, sums, strict=True)],
+        left_out=left_out,
         recorder_version=moesim.__version__,
     )
 
@@ -109,7 +112,7 @@ def _plan(request: Request, layers: Sequence[MoeLayer], fitted: Sequence[Fitted]
             raise InputError(f"predictor {each.name!r} does not foresee the next layer from this one's router on")
     last = len(layers) - 1
     return Plan(
-        names=request.modes or [name for name in MODES if vectors is not None or name != RESIDENT_EXECUTE],
+        names=request.modes,
         foresights=[PredictorForesight(layers, each) for each in predictors],
         first_layers=request.first_layers or sorted({n for n in (2, last // 4, last // 2) if 1 < n <= last}),
         cache_fractions=request.cache_fractions,

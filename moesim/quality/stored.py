@@ -101,6 +101,8 @@ class Quality(_Model):
     """By kind, where what was fitted comes from: text, tokens, hash."""
     method: Method
     measured: list[Measured]
+    left_out: list[str]
+    """Modes that this model or what was fitted does not allow, each with the reason."""
     recorder_version: str
 
     def cost_of(self, policy: str, cache_fraction: float, *, open_loop: bool = False) -> Interval | None:

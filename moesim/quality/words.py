@@ -32,6 +32,8 @@ def print_quality(quality: Quality) -> None:
             )
         ))
     console.print(table)
+    for reason in quality.left_out:
+        console.print(f"left out: {reason}", highlight=False, markup=False)
 
 
 def mode_words(measured: Measured) -> str:

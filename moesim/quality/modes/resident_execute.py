@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from moesim.errors import InputError
 from moesim.quality.foresight import Foresight
 from moesim.quality.modes.cached import CachedMode
 from moesim.quality.modes.mode import Event, Execution
@@ -18,13 +19,21 @@ from moesim.record.moe_layers import MoeLayer
 
 
 class ResidentExecute(CachedMode):
-    """A default vector stands in for whatever is missing. `vectors` is [L, experts, hidden]."""
+    """A default vector stands in for whatever is missing. `vectors` is [L, experts, hidden].
+
+    Raises:
+        InputError: there are none, or of another number of layers; too few slots.
+    """
 
     name = "resident-execute"
 
     def __init__(
-        self, layers: Sequence[MoeLayer], foresight: Foresight, cache_fraction: float, vectors: torch.Tensor
+        self, layers: Sequence[MoeLayer], foresight: Foresight, cache_fraction: float, vectors: torch.Tensor | None
     ) -> None:
+        if vectors is None:
+            raise InputError("it needs what `moesim fit default-vectors` writes: give it as --fitted FILE")
+        if len(vectors) != len(layers):
+            raise InputError(f"default vectors of {len(vectors)} layers: the model has {len(layers)} MoE layers")
         super().__init__(layers, foresight, cache_fraction)
         self._vectors = vectors
 

@@ -17,12 +17,16 @@ import torch
 from moesim.quality.foresight import Foresight
 from moesim.quality.modes.cached import CachedMode
 from moesim.quality.modes.mode import Event, Execution
-from moesim.quality.router_rule import gate_weights
+from moesim.quality.router_rule import check_gate_weights, gate_weights
 from moesim.record.moe_layers import MoeLayer
 
 
 class Substitute(CachedMode):
-    """The best-scored resident runs in place of whatever is missing."""
+    """The best-scored resident runs in place of whatever is missing.
+
+    Raises:
+        InputError: too few slots; own weights are asked for and the router's rule for them is unknown.
+    """
 
     name = "substitute"
 
@@ -31,6 +35,8 @@ class Substitute(CachedMode):
         weight: Literal["original", "own"] = "original",
     ) -> None:
         super().__init__(layers, foresight, cache_fraction)
+        if weight == "own":
+            check_gate_weights(layers)
         self._gates = weight
 
     @property
