@@ -16,6 +16,7 @@ from moesim.record.checkpoint import described_memory, load_tokenizer
 from moesim.record.decoding import Decoding, TokenSequence
 from moesim.record.memory import check_memory
 from moesim.record.moe_layers import MoeLayer, find_moe_layers
+from moesim.record.predictors.chosen import refuse_fitted_on
 from moesim.record.predictors.predictor import Predictor, foresee
 from moesim.record.predictors.token_windows import WINDOWS_KEY, aligned_hashes, text_of_hashes
 from moesim.record.prompts import Prompts, given_prompts, token_sequences
@@ -67,8 +68,8 @@ def record(
         say: called with a line on the memory that it takes, before the first pass.
 
     Raises:
-        InputError: no routed experts, a router of unknown kind, a prompt that the model cannot run, too little memory,
-            or an `out` that cannot be written or was begun with something else.
+        InputError: no routed experts, a router of unknown kind, a prompt that the model cannot run or a predictor was
+            fitted on, too little memory, or an `out` that cannot be written or was begun with something else.
     """
     layers = find_moe_layers(model)
     given = prompts if isinstance(prompts, Prompts) else given_prompts(prompts)
@@ -81,6 +82,7 @@ def record(
         given, lambda: tokenizer or load_tokenizer(model.config.name_or_path), text_config.vocab_size,
         getattr(text_config, "max_position_embeddings", None), max_new_tokens,
     )
+    refuse_fitted_on(predictors, [each.tokens for each in requests])
     session = _Session(
         model=model, layers=layers, requests=requests, prompts=given, batch=batch, scores=scores,
         decoding=Decoding(max_new_tokens, temperature, seed, frozenset() if ignore_end else _end_tokens(model)),
