@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-STAGES = ("corpus", "train", "record", "write")
+STAGES = ("corpus", "train", "record", "predictors", "write")
 # Where the corpus' own vocabulary would make the weights too large to ship.
 VOCABULARIES = {"reference-8x16": 4096}
 
@@ -34,7 +34,7 @@ def main() -> None:
             from traces.recipes.smaller_vocabulary import shrink
 
             shrink(whole_corpus, corpus_folder, vocabulary)
-    if {"train", "record"} & set(arguments.stages):
+    if {"train", "record", "predictors"} & set(arguments.stages):
         # torch is loaded only for the stages that need it.
         from traces.recipes import stages
         from traces.recipes.shapes import SHAPES
@@ -46,6 +46,10 @@ def main() -> None:
             stages.train_stage(shape, text, folder, arguments.device, seconds, arguments.steps)
         if "record" in arguments.stages:
             stages.record_stage(shape, text, folder, arguments.device)
+        if "predictors" in arguments.stages:
+            from traces.recipes.predictors import predictors_stage
+
+            predictors_stage(shape, text, folder, arguments.device)
     if "write" in arguments.stages:
         from traces.recipes.write import write_model, write_traces
 

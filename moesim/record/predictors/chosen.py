@@ -40,6 +40,15 @@ def load_fitted(path: Path, weights_sha256: str) -> Fitted:
     return Fitted.load(path, None, weights_sha256)
 
 
+def names_for(layers: Sequence[MoeLayer]) -> list[str]:
+    """`NAMES` less those that look farther ahead than the model is deep."""
+    return [name for name in NAMES if _layers_ahead(name) < len(layers)]
+
+
+def _layers_ahead(name: str) -> int:
+    return int(name.split("-")[1]) if name.endswith("-ahead") else 1
+
+
 def predictors_by_name(names: Sequence[str], layers: Sequence[MoeLayer], fitted: Iterable[Fitted]) -> list[Predictor]:
     """The predictors called `names`, in that order, on the device of the layers.
 
@@ -75,10 +84,8 @@ def _made(name: str, layers: Sequence[MoeLayer], files: dict[str, Fitted], devic
         raise InputError(f"predictor {name!r} is unknown: {nearest(name, NAMES)}")
     if name == "router-input":
         return RouterInput(layers)
-    if name == "residual":
-        return Residual(layers)
-    if name in ("residual-2-ahead", "residual-3-ahead"):
-        return Residual(layers, int(name.split("-")[1]))
+    if name == "residual" or name.endswith("-ahead"):
+        return Residual(layers, _layers_ahead(name))
     needed = _NEEDS.get(name, name)
     file = files.get(needed) or (files.get("estimator") if needed == "default-vectors" else None)
     if file is None:

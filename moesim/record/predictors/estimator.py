@@ -39,8 +39,11 @@ class EstimatorNet(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.leave = nn.Linear(width, experts)
 
-    def forward(self, query: torch.Tensor, target: int) -> torch.Tensor:
-        """Logits [N, experts] for MoE layer `target` from queries [N, hidden]."""
+    def forward(self, query: torch.Tensor, target: int | torch.Tensor) -> torch.Tensor:
+        """Logits [N, experts] for MoE layer `target` from queries [N, hidden].
+
+        Several layers at once: queries [T, N, hidden] and targets [T, 1] give [T, N, experts].
+        """
         state = self.enter(query) + self.layer.weight[target]
         state = state + self.contract(nn.functional.silu(self.expand(state)))
         logits: torch.Tensor = self.leave(self.norm(state))

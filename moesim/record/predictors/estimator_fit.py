@@ -95,7 +95,8 @@ def _examples(base: ResidualDefaultVectors, captured: Captured) -> tuple[torch.T
 
 def _divergence(net: EstimatorNet, queries: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Mean KL(true router || net) over tokens and layers."""
-    logits = torch.stack([net(query, target) for target, query in enumerate(queries, start=1)])
+    targets = torch.arange(1, 1 + len(queries), device=queries.device)
+    logits = net(queries, targets[:, None])
     divergence = nn.functional.kl_div(logits.log_softmax(-1), truth, reduction="none")
     return divergence.sum(-1).mean()
 

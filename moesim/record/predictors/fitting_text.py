@@ -23,6 +23,14 @@ class FittingText:
     source: str
     sha256: str
 
+    @classmethod
+    def of_batches(cls, batches: Sequence[torch.Tensor], source: str) -> "FittingText":
+        """Text that is in batches already."""
+        digest = hashlib.sha256()
+        for batch in batches:
+            digest.update(batch.cpu().numpy().astype(np.int64).tobytes())
+        return cls(list(batches), source, digest.hexdigest())
+
     @property
     def tokens(self) -> int:
         """All tokens of all batches."""

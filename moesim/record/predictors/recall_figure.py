@@ -36,7 +36,8 @@ def draw(told: dict[str, Any]) -> Figure:
     lines, looks = [], _looks(list(told["predictors"]))
     for place, (name, each) in enumerate(told["predictors"].items()):
         # Where two predictors do the same, the larger mark of the one below shows.
-        look: dict[str, Any] = {**looks[name], "markersize": max(2.5, 7.5 - place), "linewidth": 1.2}
+        size = max(2.0, (6.5 if len(told["moe_layers"]) <= 24 else 4.5) - 0.6 * place)
+        look: dict[str, Any] = {**looks[name], "markersize": size, "linewidth": 1.2}
         by_layer = each["by_layer"]
         (line,) = at_k.plot(told["moe_layers"], _gaps(by_layer["recall_at_k"]), **look)
         at_more.plot(told["moe_layers"], _gaps(by_layer["recall_at_1_5_k"]), **look)
