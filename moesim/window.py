@@ -18,8 +18,14 @@ from moesim.trace import Trace
 
 @lru_cache(maxsize=4)
 def load_trace(path: Path) -> Trace:
-    """A trace, opened once per process."""
-    return Trace.load(path)
+    """A trace, opened and checked once per process: a value that breaks the format would be replayed as nonsense.
+
+    Raises:
+        TraceError: no whole `moesim-trace/1`, or the first value that breaks one of its rules.
+    """
+    trace = Trace.load(path)
+    trace.validate()
+    return trace
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from moesim.errors import TraceError
+from moesim.run import RunConfig, simulate
 from tests.fuzz.targets import TARGETS, feed
+from tests.trace.examples import example
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(each for folder in ("moesim", "hw_validate") for each in (ROOT / folder).rglob("*.py"))
@@ -22,6 +25,18 @@ def test_spoiled_files_are_taken_or_refused_in_one_line():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()[:-1]] == list(TARGETS)
+
+
+def test_a_run_refuses_a_trace_whose_values_break_the_format(tmp_path):
+    """Replayed, expert 200 of 8 would be some other layer's."""
+    trace = example()
+    wrong = trace.experts.copy()
+    wrong[3, 1, 0] = 200
+    path = tmp_path / "wrong.safetensors"
+    replace(trace, experts=wrong).save(path)
+    config = RunConfig(trace=path, model="olmoe-1b-7b", hardware="rtx-a6000", policy="lru", cache_fraction=0.25)
+    with pytest.raises(TraceError, match=r"experts\[3, 1, 0\] = 200: expert ids are below 8"):
+        simulate(config)
 
 
 def test_what_is_neither_taken_nor_refused_fails(tmp_path):
