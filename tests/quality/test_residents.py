@@ -14,7 +14,7 @@ from moesim.quality.modes.cached import heaviest_first
 from moesim.quality.modes.resident_execute import ResidentExecute
 from moesim.quality.resident_pool import ResidentPool, slots_of
 from moesim.trace import Availability, Prediction, Trace, TraceMetadata
-from tests.quality.settings import LENGTH, PROMPT, default_vectors, foresights, logits_of, model_and_layers, tokens
+from tests.quality.settings import PROMPT, default_vectors, foresights, logits_of, model_and_layers, tokens
 from tests.record.tiny_models import EXPERTS, TOP_K
 
 PREDICTOR = "residual+default-vectors"
@@ -121,7 +121,7 @@ def test_cache_prior_recomputed_token_by_token():
     """Selection, weights and residency from the routers' logits, with an LRU list and a running mean by hand."""
     name, strength, keep, fraction = "olmoe", 0.6, 1, 0.3
     _, layers = model_and_layers(name)
-    given = tokens(1, LENGTH)
+    given = tokens(1, 60)
     seen = []
     mode = CachePrior(layers, fraction, strength, keep)
     answer = mode.execute
@@ -155,7 +155,7 @@ def test_cache_prior_recomputed_token_by_token():
         for each in reversed(named):
             order.remove(each)
             order.append(each)
-    assert len(seen) == (LENGTH - 1 - PROMPT) * len(layers)
+    assert len(seen) == (60 - 1 - PROMPT) * len(layers)
     assert moved > 10
 
 
