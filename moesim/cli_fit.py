@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from moesim.command_line import examples
+
 if TYPE_CHECKING:
     from moesim.record.predictors.fitted import Fitted
 
@@ -41,11 +43,7 @@ def _check_extra() -> None:
             raise InputError(f"moesim fit needs {name}: install moesim[record]")
 
 
-def _examples(*lines: str) -> str:
-    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
-
-
-@app.command("default-vectors", epilog=_examples(
+@app.command("default-vectors", epilog=examples(
     "moesim fit default-vectors ./olmoe --text wiki.txt --out vectors.safetensors",
     "moesim fit default-vectors ./olmoe --text wiki.txt --out v.safetensors --device cuda --held-out olmoe.safetensors",
 ))
@@ -67,7 +65,7 @@ def default_vectors(
     _keep(found, out, quiet, f"; {unused} experts were never chosen and have a vector of zeros" if unused else "")
 
 
-@app.command(epilog=_examples(
+@app.command(epilog=examples(
     "moesim fit estimator ./olmoe --text wiki.txt --default-vectors vectors.safetensors --out estimator.safetensors",
     "moesim fit estimator ./olmoe --text wiki.txt --default-vectors v.safetensors --m 4 --device cuda -o e.safetensors",
 ))
@@ -110,7 +108,7 @@ def estimator(
     ))
 
 
-@app.command("pre-attention", epilog=_examples(
+@app.command("pre-attention", epilog=examples(
     "moesim fit pre-attention ./olmoe --text wiki.txt --out pre-attention.safetensors",
     "moesim fit pre-attention ./olmoe --text wiki.txt --architecture arch2 --device cuda --out arch2.safetensors",
 ))
@@ -144,7 +142,7 @@ def _prepared(
 ) -> tuple[Any, Any, Any]:
     """Model, MoE layers and text; whatever can be wrong is found before the first pass."""
     from moesim.errors import InputError
-    from moesim.record.predictors.base_model import load_model, load_tokenizer
+    from moesim.record.checkpoint import load_model, load_tokenizer
     from moesim.record.predictors.fitting_text import refuse_recorded, text_of_tokens, tokens_of_file
     from moesim.trace import Trace
 

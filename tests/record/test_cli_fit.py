@@ -171,3 +171,26 @@ def test_text_needs_utf8_and_a_tokenizer(folder: Path, tmp_path: Path) -> None:
     broken.write_text("a b a")
     ids = tokens_of_file(broken, lambda: lambda text, add_special_tokens: {"input_ids": [len(text), 3]}, 9)
     assert ids.tolist() == [5, 3]
+
+
+def test_recording_refuses_what_was_fitted_on_and_fitting_what_was_recorded(folder: Path, tmp_path: Path) -> None:
+    ids = np.load(folder / "text.npy")
+    fitted = ["--predictors", "hybrid", "--fitted", str(folder / "estimator.safetensors")]
+
+    def record(tokens: Any, name: str) -> Any:
+        (tmp_path / "prompts.jsonl").write_text(json.dumps({"tokens": tokens.tolist(), "prompt_tokens": 8}))
+        return CliRunner().invoke(app, [
+            "record", str(folder / "model"), "--prompts", str(tmp_path / "prompts.jsonl"), "--max-new-tokens", "0",
+            "--out", str(tmp_path / name), "--quiet", *fitted,
+        ])
+
+    assert "on which estimator was fitted" in str(record(ids[35:90], "seen.safetensors").exception)
+    other = np.random.default_rng(7).integers(0, VOCABULARY, 60)
+    done = record(other, "other.safetensors")
+    assert done.exit_code == 0, done.output
+    np.save(tmp_path / "more.npy", np.concatenate([ids, other]))
+    again = CliRunner().invoke(app, [
+        "fit", "default-vectors", str(folder / "model"), "--text", str(tmp_path / "more.npy"), "--out",
+        str(tmp_path / "v.safetensors"), "--held-out", str(tmp_path / "other.safetensors"), *SMALL,
+    ])
+    assert "which is to be evaluated" in str(again.exception)

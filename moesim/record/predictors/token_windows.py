@@ -1,8 +1,8 @@
 """Hashes of stretches of tokens, by which a text that was fitted on is known again.
 
 One text is cut into windows of 32 tokens, one beside the other, and their hashes are kept; of the other text every
-window of 32 tokens is looked up, at every place. So a common stretch of 63 tokens is always found, however the two
-texts were cut, and a stretch shorter than 32 tokens never counts.
+window of 32 tokens is looked up, at every place. So a stretch of 63 tokens that lies within a sequence of both is
+always found, wherever it begins, and a stretch shorter than 32 tokens never counts.
 """
 
 from collections.abc import Iterable, Sequence
