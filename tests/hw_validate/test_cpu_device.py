@@ -1,73 +1,149 @@
-"""The harness without a GPU: what the CPU device did is what the simulator did, bit for bit the true outputs, and waits
-that are left out are noticed."""
+"""The harness without a GPU: what the CPU device did is what the simulator did, and bit for bit the true outputs."""
 
+import numpy as np
 import pytest
-import torch
 
 from hw_validate.cpu import CpuDense, CpuDevice
+from hw_validate.driver import HardwareError
 from hw_validate.measured import measure
-from hw_validate.storage import HostExperts
 from moesim.model import ModelSpec
-from tests.hw_validate.cells_on_devices import (
-    ALL_POLICIES,
-    CONTEXT_TOKENS,
-    LOSSLESS,
-    differences,
-    make_job,
-    write_model,
-    write_trace,
-)
-
-SHAPE = {"layers": 3, "experts": 8, "top_k": 2, "hidden": 64, "expert_intermediate": 32, "head_size": 16}
-EXPERTS = SHAPE["layers"] * SHAPE["experts"]
-TOP_K_SLOTS = SHAPE["top_k"] / EXPERTS
-STEPS = 10
-BATCH = 3
+from moesim.timeline import Timeline
+from moesim.trace import Trace
+from tests.hw_validate.cells_on_devices import BATCH, EXECUTED_OTHERWISE, LOSSLESS, STEPS, differences
 
 
-class Machine:
-    """A tiny model, its experts, dense layers by batch, and traces, made once for all tests."""
-
-    def __init__(self, folder, precision="bf16"):
-        self.model = write_model(folder, **SHAPE, precision=precision)
-        self.spec = ModelSpec.load(str(self.model))
-        self.host = HostExperts(EXPERTS, self.spec.expert_bytes, pinned=False)
-        self.dense, self.trace = {}, {}
-        for batch in (1, BATCH):
-            self.dense[batch] = CpuDense(self.spec, self.spec.layers, batch, batch, CONTEXT_TOKENS)
-            self.trace[batch] = write_trace(folder / f"{precision}-{batch}.safetensors", self.spec, STEPS, batch)
-        self.host.fill(torch.device("cpu"), seed=3, dtype=self.dense[1].dtype)
-
-    def run(self, policy, cache_fraction, batch=1, make_device=CpuDevice):
-        work = make_job(self.trace[batch], self.model, policy, cache_fraction, batch=batch)
-        return work, measure(work, self.dense[batch], self.host, make_device=make_device)
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory):
-    return Machine(tmp_path_factory.mktemp("machine"))
-
-
-@pytest.fixture(scope="module")
-def truth(machine):
-    """The digest of the outputs with every expert resident, by batch."""
-    return {batch: machine.run("all-resident", 1.0, batch)[1].output_sha256 for batch in (1, BATCH)}
-
-
-@pytest.mark.parametrize("batch", [1, BATCH])
-@pytest.mark.parametrize("cache_fraction", [0.0, TOP_K_SLOTS, 0.25, 0.5])
-@pytest.mark.parametrize("policy", ALL_POLICIES)
-def test_a_run_is_the_simulated_one_and_lossless_policies_give_the_true_outputs(
-    machine, truth, policy, cache_fraction, batch
-):
-    work, ran = machine.run(policy, cache_fraction, batch)
+@pytest.mark.parametrize(("slots", "batch"), [("none", 1), ("top-k", BATCH), ("top-k", 1), ("25%", 1), ("50%", BATCH)])
+@pytest.mark.parametrize("policy", [*LOSSLESS, *EXECUTED_OTHERWISE])
+def test_a_run_is_the_simulated_one_and_lossless_policies_give_the_true_outputs(cpu_machine, policy, slots, batch):
+    cache_fraction = {"none": 0.0, "top-k": cpu_machine.top_k_slots, "25%": 0.25, "50%": 0.5}[slots]
+    work, ran = cpu_machine.run(policy, cache_fraction, batch)
     assert differences(ran, work) == []
     assert sum(map(len, ran.deeds.executed)) > 0
     assert all(tag >= 0 for event in ran.deeds.executed for tag in event)
+    assert len(ran.clocked.outcomes) == STEPS
     if policy in LOSSLESS:
-        assert ran.output_sha256 == truth[batch]
+        assert ran.output_sha256 == cpu_machine.truth(batch)
 
 
-def test_wrong_experts_give_other_outputs(machine, truth):
-    _, speculated = machine.run("speculate-and-execute", 0.5)
-    assert speculated.output_sha256 != truth[1]
+def test_wrong_experts_give_other_outputs(cpu_machine):
+    _, speculated = cpu_machine.run("speculate-and-execute", 0.5)
+    assert speculated.output_sha256 != cpu_machine.truth()
+
+
+# ---- the arithmetic, against the model written out in float64
+
+
+def norm(x):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+
+
+def softmax(x):
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def rotated(heads, position):
+    """Rotary embedding with base 1e6, halves rotated against each other."""
+    half = heads.shape[-1] // 2
+    angle = position * 1e6 ** (-np.arange(half) / half)
+    turned = (heads[..., :half] + 1j * heads[..., half:]) * np.exp(1j * angle)
+    return np.concatenate((turned.real, turned.imag), axis=-1)
+
+
+def outputs_in_float64(machine, batch):
+    """The residual stream behind the last step: [batch, hidden]; each sequence on its own, one token at a time."""
+    spec, dense, trace = machine.spec, machine.dense[batch], Trace.load(machine.trace[batch])
+    wide = {
+        name: getattr(dense, name).double().numpy()
+        for name in ("embedding", "output", "qkv", "attended", "routers", "keys", "values")
+    }
+    shape = (spec.expert_intermediate, spec.hidden)
+    blocks = [machine.host.block(expert)[: spec.expert_bytes].numpy() for expert in range(machine.experts)]
+    matrices = [block.view(np.float32).astype(float).reshape(3, -1) for block in blocks]
+    outputs = []
+    for sequence in range(batch):
+        token = 0
+        for step in range(STEPS):
+            x = wide["embedding"][token]
+            for layer in range(spec.layers):
+                heads = (wide["qkv"][layer] @ norm(x)).reshape(-1, spec.head_size)
+                queries, key, value = np.split(heads, [spec.heads, spec.heads + spec.kv_heads])
+                position = dense.context_tokens - 1
+                given = []
+                for head, query in enumerate(rotated(queries, position)):
+                    shared = head * spec.kv_heads // spec.heads
+                    keys, values = wide["keys"][layer, sequence, shared], wide["values"][layer, sequence, shared]
+                    keys[-1], values[-1] = rotated(key, position)[shared], value[shared]
+                    given.append(softmax(keys @ query / spec.head_size**0.5) @ values)
+                x = x + wide["attended"][layer] @ np.concatenate(given)
+                y = norm(x)
+                gates = softmax(np.sort(wide["routers"][layer] @ y)[::-1][: spec.top_k])
+                for gate, expert in zip(gates, trace.experts[step * batch + sequence, layer], strict=True):
+                    first, second, third = matrices[layer * spec.experts + int(expert)]
+                    z = first.reshape(shape) @ y
+                    z = z / (1 + np.exp(-z)) * (second.reshape(shape) @ y)
+                    x = x + gate * (third.reshape(shape[::-1]) @ z)
+            token = int(np.argmax(wide["output"] @ norm(x)))
+        outputs.append(x)
+    return np.array(outputs)
+
+
+@pytest.mark.parametrize("batch", [1, BATCH])
+def test_outputs_are_those_of_the_model_written_out(wide_cpu_machine, batch):
+    machine = wide_cpu_machine
+    work, ran = machine.run("lru", 0.25, batch)
+    assert differences(ran, work) == []
+    np.testing.assert_allclose(machine.dense[batch].residual.numpy(), outputs_in_float64(machine, batch), rtol=1e-4)
+
+
+# ---- timeline and refusals
+
+
+def test_a_timeline_shows_every_group_and_copy_of_the_instrumented_steps(cpu_machine):
+    timeline = Timeline(cpu_machine.spec.experts)
+    _, ran = cpu_machine.run("lru", 0.25, timeline=timeline)
+    shown = slice((STEPS - 2) * cpu_machine.spec.layers, None)
+    per_track = {track: [each for each in timeline.slices if each.track == track] for track in timeline.tracks}
+    names = [each.name for each in per_track["compute"]]
+    assert names.count("attention") == names.count("router") == 2 * cpu_machine.spec.layers
+    assert names.count("head") == 2
+    assert len(per_track["host"]) == len(names)
+    copies = [(each.layer, each.expert) for each in per_track["copies"]]
+    assert copies == [divmod(expert, 8) for event in ran.deeds.copies[shown] for expert, _ in event]
+    for track in ("compute", "copies"):
+        ends = [0] + [each.end_ns for each in per_track[track]]
+        assert all(each.start_ns >= end for each, end in zip(per_track[track], ends, strict=False))
+
+
+def test_a_failure_on_a_stream_is_raised_and_not_waited_for(cpu_machine):
+    class Broken(CpuDevice):
+        def execute(self, slot, pairs):
+            raise ArithmeticError("no such product")
+
+    with pytest.raises(ArithmeticError, match="no such product"):
+        cpu_machine.run("lru", 0.25, make_device=Broken)
+
+
+def test_steps_of_another_size_are_refused(cpu_machine):
+    work = cpu_machine.job("lru", 0.25, BATCH)
+    with pytest.raises(HardwareError, match=r"^attention: a step of 3 tokens; this engine was made for 1$"):
+        measure(work, cpu_machine.dense[1], cpu_machine.host)
+
+
+@pytest.mark.parametrize(("model", "tokens", "sequences", "line"), [
+    ("deepseek-v2-lite", 1, 1, "deepseek-v2-lite: only models whose layers all are attention and routed experts"),
+    ("gpt-oss-20b", 1, 1, "gpt-oss-20b: only models whose layers all are attention and routed experts"),
+    ("olmoe-1b-7b", 5, 2, "5 tokens of 2 sequences in a context of 16: a step decodes one token of each"),
+    ("olmoe-1b-7b", 512, 512, "a step of 512 tokens with 8 experts each: at most 1024 pairs"),
+])
+def test_shapes_that_the_engine_does_not_have_are_refused_in_a_line(model, tokens, sequences, line):
+    with pytest.raises(HardwareError) as refusal:
+        CpuDense(ModelSpec.load(model), 1, tokens, sequences, context_tokens=16)
+    assert str(refusal.value).startswith(line)
+    assert "\n" not in str(refusal.value)
+
+
+def test_precisions_other_than_the_two_are_refused():
+    half = ModelSpec.load("olmoe-1b-7b").model_copy(update={"precision": "fp16", "expert_precision": "fp16"})
+    with pytest.raises(HardwareError, match="only bf16 or fp32 models with gate, up and down matrices run here"):
+        CpuDense(half, 1, 1, 1, context_tokens=16)
