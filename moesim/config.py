@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from itertools import product
+from math import prod
 from os.path import normpath
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from moesim.policies.composition import parse
 from moesim.run import RunConfig
 from moesim.yaml_file import check, line_of, read_yaml
 
+MOST_RUNS = 1_000_000
+"""Lists multiply: a few short ones would keep a machine busy for years, or fill its memory before it begins."""
 HARDWARE = "hardware."
 Axes = dict[str, list[Any]]
 """Every value of every axis, checked, in the order in which they were written."""
@@ -222,6 +225,9 @@ def _runs(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunC
     for key in ("policy", "trace", "model", "hardware"):
         if key not in axes:
             raise ConfigError(f"{_at(path, *place)}: {key} is missing, here and above")
+    runs = prod(map(len, axes.values()))
+    if runs > MOST_RUNS:
+        raise ConfigError(f"{_at(path, *place)}: {runs:,} runs: a grid has at most {MOST_RUNS:,}")
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         overrides = {key.removeprefix(HARDWARE): values.pop(key) for key in axes if key.startswith(HARDWARE)}

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moesim.errors import TraceError
+from moesim.config import Sweep
+from moesim.errors import ConfigError, TraceError
 from moesim.run import RunConfig, simulate
 from tests.fuzz.targets import TARGETS, feed
 from tests.trace.examples import example
@@ -37,6 +38,18 @@ def test_a_run_refuses_a_trace_whose_values_break_the_format(tmp_path):
     config = RunConfig(trace=path, model="olmoe-1b-7b", hardware="rtx-a6000", policy="lru", cache_fraction=0.25)
     with pytest.raises(TraceError, match=r"experts\[3, 1, 0\] = 200: expert ids are below 8"):
         simulate(config)
+
+
+def test_lists_that_multiply_to_too_many_runs_are_refused(tmp_path):
+    numbers = ", ".join(map(str, range(1, 200)))
+    (tmp_path / "a.safetensors").touch()
+    path = tmp_path / "many.yaml"
+    path.write_text(
+        "name: many\ntrace: a.safetensors\nmodel: olmoe-1b-7b\nhardware: rtx-a6000\ngrids:\n  all:\n    policy: lru\n"
+        f"    context_tokens: [{numbers}]\n    warmup_tokens: [{numbers}]\n    measured_tokens: [{numbers}]\n"
+    )
+    with pytest.raises(ConfigError, match=r"many\.yaml:6: grids\.all: 7,880,599 runs: a grid has at most 1,000,000"):
+        Sweep.load(path)
 
 
 def test_what_is_neither_taken_nor_refused_fails(tmp_path):
