@@ -12,13 +12,13 @@ The decision knows no clock, so the simulated and the real GPU execute the same 
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from moesim.cache import ExpertCache
 from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
-from moesim.policies.roles import Evict, Key
+from moesim.policies.roles import Evict, Key, Prefetch, Present
 
 COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY = (
     "compulsory", "prefetch", "collision", "policy", "capacity",
@@ -62,6 +62,8 @@ class Decision:
     misses: Counter[str] = field(default_factory=Counter)
     stood_in: list[int] = field(default_factory=list)
     """Accessed experts that were not executed because something else stood in for them."""
+    weight_executed: float | None = None
+    """Gate weight of the router's own choices that their tokens execute; None: of all that the waves execute."""
     prefetch_dropped: int = 0
     prefetch_unused: int = 0
     """Prefetched for this event and not accessed by it."""
@@ -136,18 +138,24 @@ class Decider:
                     ordered=not capacity.workspace,
                 )
             )
+        policy.route.prepare(layers, experts)
+        policy.prefetch.prepare(layers, experts)
+        self._prefetch_learns = type(policy.prefetch).on_event is not Prefetch.on_event
         self.slots = len(pools) * (capacity.slots + staging)
         """Slots that the device must hold, staging included."""
         self._pools = pools
         overridden = type(evicts[0])
         self._told_of_events = overridden.on_event is not Evict.on_event
         self._asked_once_touched = overridden.on_touched is not Evict.on_touched
+        self._present: Present = self._is_present if capacity.per_layer else pools[0].slot_of.__contains__
         self._pool_of = pools if capacity.per_layer else pools * layers
         self._evict_of = evicts if capacity.per_layer else evicts * layers
         self._seen: set[int] = set()
         self._evicted_in_pass: dict[int, int] = {}
         self._foreseen: list[set[int]] = [set() for _ in range(layers)]
         """Per layer: whom a prefetch of this pass copied for it."""
+        self._asked: list[set[int]] = [set() for _ in range(layers)]
+        """Per layer: whom a prefetch of this pass named for it, copied or not."""
         self._pinned_for: list[set[int]] = [set() for _ in range(layers)]
         self._pass = -1
         self._event = -1
@@ -173,24 +181,29 @@ class Decider:
             self._pools[number].rekey(evict.on_layer_start(layer))
         pool, evict, base = self._pool_of[layer], self._evict_of[layer], layer * self.experts
         policy = self.policy
-        chosen = policy.route.accesses(step, layer)
+        chosen = policy.route.accesses(step, layer, self._present)
         accesses = [base + e for e in chosen]
         slot_of = pool.slot_of
         present = [expert for expert in accesses if expert in slot_of]
         missing = [] if len(present) == len(accesses) else [e for e in accesses if e not in slot_of]
         streamed = self._streams and streams_whole_layers(step, self.experts)
-        if streamed:
-            horizon = tuple(range(layer, min(layer + 2, self.layers)))
-        else:
-            horizon = tuple(policy.prefetch.horizon(step, layer))
+        if self._prefetch_learns:
+            policy.prefetch.on_event(step, layer)
+        asks = not streamed and policy.prefetch.asks(step, layer)
         # With the whole layer resident the kernels look their experts up on the GPU: the host need not know them.
         needs_true_ids = policy.route.reads_router(step, layer) and not (self.capacity.everything or streamed)
-        decision = Decision(layer, [], [], needs_true_ids or (bool(horizon) and not streamed), needs_true_ids)
-        self._classify(decision, step, accesses, missing)
+        decision = Decision(layer, [], [], needs_true_ids or asks, needs_true_ids)
+        self._classify(decision, accesses, missing)
         self._seen.update(accesses)
-        fetches = not missing or policy.on_miss.fetches(step, layer)
-        if not fetches:
-            decision.stood_in = missing
+        fetched = missing
+        if missing:
+            fetched = [base + e for e in policy.on_miss.fetched(step, layer, [e - base for e in missing])]
+        todo = accesses
+        if len(fetched) < len(missing):
+            decision.stood_in = [expert for expert in missing if expert not in fetched]
+            todo = [expert for expert in accesses if expert not in decision.stood_in]
+        if policy.route.choices is not None:
+            decision.weight_executed = weight_executed(step, layer, policy.route.choices, todo, base)
 
         if self._told_of_events:
             evict.on_event(step, layer)
@@ -203,21 +216,29 @@ class Decider:
         for expert in touched:
             if expert in slot_of:
                 pool.set_key(expert, evict.on_hit(expert))
-            elif fetches:
+            elif expert in fetched:
                 new_keys[expert] = evict.on_insert(expert)
         if self._asked_once_touched:
             pool.rekey(evict.on_touched())
         pool.pinned.update(present)
         self._pinned_for[layer].update(present)
-        todo = accesses if fetches else present
         while todo:
             wave, todo = self._wave(pool, layer, todo, new_keys)
             decision.waves.append(wave)
             if todo:  # this wave's kernels are launched before the next wave's copies: it is evictable now
                 pool.pinned.difference_update(wave.execute)
-        if horizon:
-            self._prefetch(decision, step, horizon, range(self.experts) if streamed else None)
+        if streamed:
+            for ahead in range(layer, min(layer + 2, self.layers)):
+                self._prefetch(decision, range(ahead * self.experts, (ahead + 1) * self.experts))
+        elif asks:
+            wanted = policy.prefetch.wanted(step, layer, self._present)
+            for expert in wanted:
+                self._asked[expert // self.experts].add(expert)
+            self._prefetch(decision, wanted)
         return decision
+
+    def _is_present(self, expert: int) -> bool:
+        return expert in self._pool_of[expert // self.experts].slot_of
 
     def finish(self, layer: int) -> None:
         """The event's kernels are launched: unpin, and empty a workspace."""
@@ -225,6 +246,7 @@ class Decider:
         pool.pinned -= self._pinned_for[layer]
         self._pinned_for[layer].clear()
         self._foreseen[layer].clear()
+        self._asked[layer].clear()
         if self.capacity.workspace:
             own = range(layer * self.experts, (layer + 1) * self.experts)
             for expert in [e for e in pool.slot_of if e in own]:
@@ -232,7 +254,7 @@ class Decider:
         for dropped in pool.trim(layer):
             self._evicted_in_pass[dropped] = self._pass
 
-    def _classify(self, decision: Decision, step: Step, accesses: list[int], missing: list[int]) -> None:
+    def _classify(self, decision: Decision, accesses: list[int], missing: list[int]) -> None:
         layer = decision.layer
         foreseen = self._foreseen[layer]
         decision.hits = len(accesses) - len(missing)
@@ -242,9 +264,7 @@ class Decider:
             decision.prefetch_unused = len(foreseen) - used
         if not missing:
             return
-        base = layer * self.experts
-        prefetch = self.policy.prefetch
-        predicted = {base + e for e in prefetch.wanted(step, layer)} if prefetch.predicts(step, layer) else None
+        asked = self._asked[layer]
         optimum = self._optimum.of_event(self._event) if self._optimum is not None else b""
         absent = set(missing)
         for place, expert in enumerate(accesses):
@@ -252,7 +272,7 @@ class Decider:
                 continue
             if expert not in self._seen:
                 reason = COMPULSORY
-            elif predicted is not None and expert not in predicted:
+            elif asked and expert not in asked:
                 reason = PREFETCH
             elif self._evicted_in_pass.get(expert) == self._pass:
                 reason = COLLISION
@@ -302,33 +322,45 @@ class Decider:
             for foreseen in self._foreseen:
                 pool.pinned -= foreseen.difference(needed)
 
-    def _prefetch(
-        self, decision: Decision, step: Step, horizon: tuple[int, ...], everyone: range | None = None
-    ) -> None:
-        for ahead in horizon:
-            pool, evict, base = self._pool_of[ahead], self._evict_of[ahead], ahead * self.experts
-            pinned_for = self._pinned_for[ahead]
-            wanted = [base + local for local in everyone or self.policy.prefetch.wanted(step, ahead)]
-            # Residents come first, so that no entry of the list evicts another.
-            pinned_for.update(wanted)
-            pool.pinned.update(wanted)
-            absent = [expert for expert in wanted if expert not in pool.slot_of]
-            for expert in wanted if len(absent) < len(wanted) else ():
-                if expert in pool.slot_of:
-                    key = evict.on_select(expert)
-                    if key is not None:
-                        pool.set_key(expert, key)
-            for expert in absent:
-                taken = pool.take_slot(decision.layer)
-                if taken is None:
-                    decision.prefetch_dropped += 1
-                    continue
-                slot, displaced = taken
-                if displaced is not None:
-                    self._evicted_in_pass[displaced] = self._pass
-                pool.insert(expert, slot, evict.on_prefetch(expert))
-                self._foreseen[ahead].add(expert)
-                decision.prefetch.append(Copy(expert, slot, displaced))
+    def _prefetch(self, decision: Decision, wanted: Sequence[int]) -> None:
+        experts, pool_of = self.experts, self._pool_of
+        # Residents come first, so that no entry of the list evicts another.
+        absent = []
+        for expert in wanted:
+            ahead = expert // experts
+            pool = pool_of[ahead]
+            self._pinned_for[ahead].add(expert)
+            pool.pinned.add(expert)
+            if expert not in pool.slot_of:
+                absent.append(expert)
+                continue
+            key = self._evict_of[ahead].on_select(expert)
+            if key is not None:
+                pool.set_key(expert, key)
+        for expert in absent:
+            ahead = expert // experts
+            pool = pool_of[ahead]
+            taken = pool.take_slot(decision.layer)
+            if taken is None:
+                decision.prefetch_dropped += 1
+                continue
+            slot, displaced = taken
+            if displaced is not None:
+                self._evicted_in_pass[displaced] = self._pass
+            pool.insert(expert, slot, self._evict_of[ahead].on_prefetch(expert))
+            self._foreseen[ahead].add(expert)
+            decision.prefetch.append(Copy(expert, slot, displaced))
+
+
+def weight_executed(step: Step, layer: int, choices: list[list[int]], executed: list[int], base: int) -> float:
+    """Gate weight of those of each token's true choices that the token was given and that are executed."""
+    here = {expert - base for expert in executed}
+    return sum(
+        weight
+        for gates, choice in zip(step.gates(layer), choices, strict=True)
+        for expert, weight in gates
+        if expert in choice and expert in here
+    )
 
 
 def streams_whole_layers(step: Step, experts: int) -> bool:

@@ -10,14 +10,17 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.trace import DECODE, PREFILL, Trace
 
-__all__ = ["DECODE", "NEVER", "PREFILL", "Step", "UseList", "steps"]
+__all__ = ["DECODE", "NEVER", "PREFILL", "Scores", "Step", "UseList", "steps"]
 
 NEVER = 1 << 62
 """The number of an event that does not come."""
 BLOCK_TOKENS = 1024
+Scores = NDArray[np.float64]
+"""Router probabilities by expert, with or without an axis of tokens before it."""
 
 
 class Step:
@@ -51,6 +54,32 @@ class Step:
                 flat = [e for token in chosen for e in token[layer] if e != absent]
                 self.accesses.append(list(dict.fromkeys(flat)))
                 self.pairs.append(len(flat))
+
+    @property
+    def top_k(self) -> int:
+        """The experts chosen per token and layer."""
+        return self._trace.top_k
+
+    @property
+    def experts(self) -> int:
+        """The routed experts of a layer."""
+        return self._trace.n_experts
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(request, position in it) of each token."""
+        trace = self._trace
+        return list(zip(trace.request[self.rows].tolist(), trace.position[self.rows].tolist(), strict=True))
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the trace holds every router probability."""
+        return self._trace.scores is not None
+
+    def scores(self, layer: int) -> Scores:
+        """[tokens, experts]: every router probability. Only where the trace has scores."""
+        assert self._trace.scores is not None, "the rule has checked the trace"
+        return self._trace.scores[self.rows, layer].astype(np.float64)
 
     @property
     def requests(self) -> list[int]:
@@ -102,10 +131,17 @@ class Step:
             for experts, weights in zip(*self._gates, strict=True)
         ]
 
-    def pairs_of(self, layer: int, experts: Sequence[int], experts_per_layer: int) -> int:
-        """How many (token, expert) pairs fall on experts numbered `layer * experts_per_layer + expert`."""
+    def pairs_of(
+        self, layer: int, experts: Sequence[int], experts_per_layer: int, predictor: str | None = None
+    ) -> int:
+        """How many (token, expert) pairs fall on experts numbered `layer * experts_per_layer + expert`.
+
+        With a predictor, each token is served by the first top-k of its ranking; else by what the router chose.
+        """
         wanted = np.asarray(experts) - layer * experts_per_layer
-        return int(np.isin(self._trace.experts[self.rows, layer], wanted).sum())
+        trace = self._trace
+        chosen = trace.experts if predictor is None else trace.predicted[predictor].ranking[..., : trace.top_k]
+        return int(np.isin(chosen[self.rows, layer], wanted).sum())
 
     def layer_offset(self, predictor: str) -> int:
         """How many layers before its target the prediction is available."""

@@ -156,6 +156,10 @@ class Phase:
     def add_weight(self, outcome: StepOutcome, experts_per_layer: int) -> None:
         """The share of gate weight that was executed truly, for a policy that may execute something else."""
         for decision in outcome.decisions:
+            if decision.weight_executed is not None:
+                self.weight += sum(outcome.step.mass(decision.layer).values())
+                self.weight_executed += decision.weight_executed
+                continue
             executed = {expert - decision.layer * experts_per_layer for w in decision.waves for expert in w.execute}
             for expert, mass in outcome.step.mass(decision.layer).items():
                 self.weight += mass

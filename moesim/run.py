@@ -175,7 +175,7 @@ def prepare(config: RunConfig) -> Prepared:
     hardware = HardwareSpec.load(config.hardware).override(config.hardware_overrides)
     engine = EngineSpec.load(config.engine)
     policy = parse(config.policy)
-    policy.check(trace.predicted)
+    policy.check(trace)
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
     stream = engine.prefill == "stream"
@@ -200,7 +200,10 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         tally = Tally(config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
         device = SimulatedGPU(hardware, run.engine, drawn)
         stretch = steps(trace, 0, window.stop)
-        replay = Replay(stretch, decisions, device, model, run.engine, slots, tally.observe, config.context_tokens)
+        replay = Replay(
+            stretch, decisions, device, model, run.engine, slots, tally.observe, config.context_tokens,
+            policy.executed_predictor,
+        )
         device.run(replay.program())
         sources.update(device.kernel_sources)
         return tally

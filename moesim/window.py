@@ -57,15 +57,19 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
     """
     trace, composed = load_trace(path), parse(policy)
     route, prefetch = composed.route, composed.prefetch
+    route.prepare(trace.layers, trace.n_experts)
+    prefetch.prepare(trace.layers, trace.n_experts)
     largest = [0, 0]
     for step in steps(trace, 0, stop):
         if stream_prefill and streams_whole_layers(step, trace.n_experts):
             return trace.n_experts, trace.n_experts
+        brought: list[set[int]] = [set() for _ in range(trace.layers)]
         for layer in range(trace.layers):
-            brought = set(route.accesses(step, layer))
-            if prefetch.predicts(step, layer):
-                brought.update(prefetch.wanted(step, layer))
-            largest = nlargest(2, [*largest, len(brought)])
+            brought[layer].update(layer * trace.n_experts + e for e in route.accesses(step, layer))
+            prefetch.on_event(step, layer)
+            for expert in prefetch.wanted(step, layer) if prefetch.asks(step, layer) else ():
+                brought[expert // trace.n_experts].add(expert)
+            largest = nlargest(2, [*largest, len(brought[layer])])
     return largest[0], largest[1]
 
 
@@ -87,7 +91,7 @@ class Window:
         future = optimum = None
         if policy.oracle:
             future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
-        elif not (capacity.workspace or capacity.everything):
+        elif not (capacity.workspace or capacity.everything or policy.route.looks_at_cache):
             bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False)
             optimum = optimum_hits(bound)
         return Decider(

@@ -18,6 +18,7 @@ from tests.plain_hardware import PlainHardware, plain_engine
 from tests.traces_for_tests import random_trace
 
 SHIPPED = Path(__file__).parents[1] / "traces" / "reference-16x64.safetensors"
+SCORED = SHIPPED.with_name("reference-16x64-scores.safetensors")
 KERNELS_NS = {"attention": 700, "router": 90, "experts": 400, "head": 300}
 
 
@@ -88,12 +89,13 @@ def run(policy="lru", **more):
 @pytest.mark.parametrize("engine", ["yalis", "graph", "eager"])
 @pytest.mark.parametrize("policy", known_policies())
 def test_time_bytes_and_accesses_are_conserved(policy, engine):
-    row = run(policy, engine=engine)
+    row = run(policy, engine=engine, trace=SCORED if parse(policy).route.looks_at_cache else SHIPPED)
     classes = ("attention", "experts", "exposed_copy", "host", "idle")
     assert sum(row[f"{name}_total_ns"] for name in classes) == row["decode_total_ns"]
     assert sum(row[f"tpot_{name}_ns"] for name in classes) == pytest.approx(row["tpot_mean_ns"], rel=1e-12)
     assert row["tpot_mean_ns"] * row["tokens_measured"] == pytest.approx(row["decode_total_ns"])
-    assert row["hits"] + row["misses"] == 24 * 16 * 8
+    accesses = row["hits"] + row["misses"]
+    assert accesses < 24 * 16 * 8 if policy == "adapmoe-top-1" else accesses == 24 * 16 * 8
     assert sum(row[name] for name in row if name.startswith("misses_")) == row["misses"]
     fetched = row["misses"] - row["stood_in"]
     assert row["bytes_copied"] == (fetched + row["prefetches"]) * row["expert_bytes"]

@@ -8,7 +8,7 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -19,6 +19,7 @@ from moesim.catalogue import find, names
 from moesim.errors import ConfigError, nearest
 from moesim.policies.registry import ROLES, parameters, rule_class
 from moesim.policies.roles import Evict, OnMiss, Prefetch, Route
+from moesim.trace import Trace
 from moesim.yaml_file import read_model
 
 
@@ -57,6 +58,11 @@ class Policy:
     """The routing rule as text, for composing a bound on the same accesses."""
 
     @property
+    def executed_predictor(self) -> str | None:
+        """The channel whose ranking is executed where the router is not asked; None where nothing is guessed."""
+        return None if self.route.lossless else getattr(self.route, "predictor", None)
+
+    @property
     def lossless(self) -> bool:
         """True when the outputs are those of the true model."""
         return self.route.lossless and self.on_miss.lossless
@@ -66,16 +72,20 @@ class Policy:
         """Whether the eviction reads the future."""
         return cast(bool, rule_class("evict", self.evictions[0]).oracle)  # type: ignore[attr-defined]
 
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether a rule reads what the router will choose: an oracle, or a synthetic predictor of chosen accuracy."""
+        return self.oracle or self.route.reads_ahead or self.prefetch.reads_ahead
+
     def new_evictions(self, pools: int) -> list[Evict]:
         """One fresh eviction rule per pool of slots."""
         name, arguments = self.evictions
         return [rule_class("evict", name)(**dict(arguments)) for _ in range(pools)]
 
-    def check(self, predictors: Iterable[str]) -> None:
+    def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that a rule reads."""
-        known = list(predictors)
-        self.route.check(known)
-        self.prefetch.check(known)
+        self.route.check(trace)
+        self.prefetch.check(trace)
 
 
 def split_call(text: str) -> tuple[str, dict[str, str]]:
@@ -137,6 +147,9 @@ def parse(text: str) -> Policy:
             rule_arguments.update(_values(role, rule, {key: value}, text))
     made = {role: rule_class(role, rule)(**rule_arguments) for role, (rule, rule_arguments) in given.items()}
     evict, evict_arguments = given["evict"]
+    if rule_class("evict", evict).oracle and made["route"].looks_at_cache:  # type: ignore[attr-defined]
+        route = given["route"][0]
+        raise ConfigError(f"policy {text!r}: {route} routes by what is resident: {evict} has no future to know")
     return Policy(
         name=text.replace(" ", ""),
         spec=spec,

@@ -5,13 +5,21 @@ A policy decides; it never waits and never moves bytes. Experts are named by one
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from moesim.events import Step, UseList
+from moesim.trace import Trace
 
 Key = Any
 """Anything that sorts; the resident with the smallest key is evicted first."""
+Present = Callable[[int], bool]
+"""Whether an expert, numbered over all layers, is resident or on its way."""
+
+
+def nobody(expert: int) -> bool:
+    """An empty cache."""
+    return False
 
 
 class Route(ABC):
@@ -19,36 +27,50 @@ class Route(ABC):
 
     lossless = True
     """True when the experts executed are those that the router chose."""
+    looks_at_cache = False
+    """True: the answer depends on what is resident, so no oracle can know it before."""
+    reads_ahead = False
+    """True: reads what the router will choose in later layers of the step, in place of a predictor."""
+    choices: list[list[int]] | None = None
+    """What each token of the last event executes, where that is decided token by token; None: whatever is there."""
 
-    def check(self, predictors: Iterable[str]) -> None:
+    def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
+
+    def prepare(self, layers: int, experts: int) -> None:
+        """Called once, before the first event."""
 
     @abstractmethod
     def reads_router(self, step: Step, layer: int) -> bool:
         """Whether the host must know this layer's true ids before it can act."""
 
     @abstractmethod
-    def accesses(self, step: Step, layer: int) -> Sequence[int]:
+    def accesses(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
         """Expert numbers within the layer, in order of first use."""
 
 
 class Prefetch(ABC):
     """Which experts to copy before their layer asks for them."""
 
-    def check(self, predictors: Iterable[str]) -> None:
+    reads_ahead = False
+    """True: reads what the router will choose in later layers of the step, in place of a predictor."""
+
+    def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
 
-    @abstractmethod
-    def predicts(self, step: Step, layer: int) -> bool:
-        """Whether anything is foreseen for `layer` in this step."""
+    def prepare(self, layers: int, experts: int) -> None:
+        """Called once, before the first event."""
+
+    def on_event(self, step: Step, layer: int) -> None:
+        """The router of `layer` has chosen, for rules that learn from it; called at every event, before `wanted`."""
 
     @abstractmethod
-    def horizon(self, step: Step, layer: int) -> Iterable[int]:
-        """The layers for which this rule asks for copies while the token is at `layer`."""
+    def asks(self, step: Step, layer: int) -> bool:
+        """Whether anything may be asked for while the token is at `layer`."""
 
     @abstractmethod
-    def wanted(self, step: Step, layer: int) -> Sequence[int]:
-        """Expert numbers within `layer`, most wanted first."""
+    def wanted(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
+        """Experts of later layers to have copied while the token is at `layer`, most wanted first."""
 
 
 class OnMiss(ABC):
@@ -57,8 +79,11 @@ class OnMiss(ABC):
     lossless = True
 
     @abstractmethod
-    def fetches(self, step: Step, layer: int) -> bool:
-        """True: copy the missing experts on demand. False: something else stands in and nothing is copied."""
+    def fetched(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
+        """Which of the missing experts, numbered within the layer, are copied on demand.
+
+        For the rest something else stands in, or nothing does. `missing` is in order of first use and never empty.
+        """
 
 
 class Evict(ABC):

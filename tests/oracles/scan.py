@@ -192,7 +192,7 @@ def high_precision(event: Event) -> set[int]:
     total = sum(map(Fraction, event.weights))
     return {
         expert for place, expert in enumerate(event.experts)
-        if sum(map(Fraction, event.weights[:place])) <= Fraction(0.6) * total
+        if sum(map(Fraction, event.weights[:place])) <= Fraction(3, 5) * total
     }
 
 

@@ -1,5 +1,9 @@
 """The package's decisions beside those of tests/oracles/scan.py."""
 
+from dataclasses import replace
+
+import numpy as np
+
 from moesim.decide import Capacity, Decider, run_without_clock
 from moesim.events import steps
 from moesim.policies.composition import parse
@@ -36,3 +40,16 @@ def same(made, outcomes, experts):
         gone = [divmod(copy.displaced, experts) for copy in demand + decision.prefetch if copy.displaced is not None]
         assert sorted(gone) == sorted(outcome.victims)
         assert decision.prefetch_dropped == outcome.dropped
+
+
+def with_scores(trace, seed=0):
+    """The same choices, with every router probability and the weights that follow from it."""
+    random = np.random.default_rng(seed)
+    drawn = -np.sort(-np.exp(random.normal(size=(trace.tokens, trace.layers, trace.n_experts))), axis=-1)
+    drawn = (drawn / drawn.sum(axis=-1, keepdims=True)).astype(np.float16)
+    scores = np.zeros_like(drawn)
+    for place in np.ndindex(trace.tokens, trace.layers):
+        own = [expert for expert in trace.experts[place].tolist() if expert != trace.absent]
+        rest = random.permutation([expert for expert in range(trace.n_experts) if expert not in own]).tolist()
+        scores[place][own + rest] = drawn[place]
+    return replace(trace, scores=scores, weights=drawn[:, :, : trace.top_k])

@@ -7,6 +7,8 @@ Nothing predicts layer 0, so it is loaded on demand, as it is when this paper's 
 `layer0=default-vector` it executes what is resident like every other layer.
 """
 
+from collections.abc import Sequence
+
 from moesim.errors import ConfigError
 from moesim.events import PREFILL, Step
 from moesim.policies.registry import register
@@ -24,5 +26,5 @@ class DefaultVector(OnMiss):
             raise ConfigError(f"policy: resident-execute[layer0={layer0}]: known: default-vector, fetch")
         self.layer0 = layer0
 
-    def fetches(self, step: Step, layer: int) -> bool:
-        return step.phase == PREFILL or (layer == 0 and self.layer0 == "fetch")
+    def fetched(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
+        return missing if step.phase == PREFILL or (layer == 0 and self.layer0 == "fetch") else ()

@@ -1,5 +1,7 @@
 """Copy the missing expert and wait for it."""
 
+from collections.abc import Sequence
+
 from moesim.events import Step
 from moesim.policies.registry import register
 from moesim.policies.roles import OnMiss
@@ -9,5 +11,5 @@ from moesim.policies.roles import OnMiss
 class Fetch(OnMiss):
     """Every missing expert is copied on demand."""
 
-    def fetches(self, step: Step, layer: int) -> bool:
-        return True
+    def fetched(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
+        return missing

@@ -1,21 +1,18 @@
 """Prefetch nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from moesim.events import Step
 from moesim.policies.registry import register
-from moesim.policies.roles import Prefetch
+from moesim.policies.roles import Prefetch, Present, nobody
 
 
 @register("prefetch", "none")
 class NoPrefetch(Prefetch):
     """Copies happen on demand only."""
 
-    def predicts(self, step: Step, layer: int) -> bool:
+    def asks(self, step: Step, layer: int) -> bool:
         return False
 
-    def horizon(self, step: Step, layer: int) -> Iterable[int]:
-        return ()
-
-    def wanted(self, step: Step, layer: int) -> Sequence[int]:
+    def wanted(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
         return ()

@@ -1,49 +1,58 @@
-"""Prefetch what a recorded predictor foresaw for a coming layer (arXiv 2603.19289 and others).
+"""Prefetch what a predictor foresees for a coming layer (arXiv 2603.19289 and others).
 
-    at layer l: for layer l + offset, in order of the prediction, copy the first `count` experts of each token
-                that are not resident; one prefetch is dropped when no victim is left for it
+    at layer l: for layer l + offset, in order of the prediction, copy the first experts of each token that are not
+                resident: as many as the model's top-k times `overfetch`, rounded up, or `count` if it is given;
+                one prefetch is dropped when no victim is left for it
 
-The offset is the predictor's own: it was recorded with the trace.
+The offset is the predictor's own: it was recorded with the trace. SpecMD (arXiv 2602.03921) overfetches by 1.5.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from moesim.errors import ConfigError, nearest
+from moesim.errors import ConfigError
 from moesim.events import DECODE, Step
+from moesim.policies.foresight import foresight, wanted_ranks
 from moesim.policies.registry import register
-from moesim.policies.roles import Prefetch
-
-
-def check_predictor(predictor: str, predictors: Iterable[str]) -> None:
-    """Raise ConfigError unless the trace carries the predictor's channel."""
-    known = list(predictors)
-    if predictor not in known:
-        hint = nearest(predictor, known) if known else "the trace carries no predictions"
-        raise ConfigError(f"policy: predictor {predictor!r} is not in the trace: {hint}")
+from moesim.policies.roles import Prefetch, Present, nobody
+from moesim.trace import Trace
 
 
 @register("prefetch", "predicted")
 class Predicted(Prefetch):
-    """Ask for the predicted experts; `count` per token, by default the model's top-k."""
+    """Ask for the predicted experts."""
 
     def __init__(
-        self, predictor: str = "residual+default-vectors", count: int | None = None, prefill: bool = False
+        self,
+        predictor: str = "residual+default-vectors",
+        count: int | None = None,
+        overfetch: float = 1.0,
+        prefill: bool = False,
     ) -> None:
         if count is not None and count < 1:
             raise ConfigError(f"policy: prefetch[count={count}]: must be at least 1")
-        self.predictor = predictor
+        if overfetch <= 0:
+            raise ConfigError(f"policy: prefetch[overfetch={overfetch:g}]: must be above 0")
+        self.foresight = foresight(predictor)
+        self.reads_ahead = self.foresight.reads_ahead
         self.count = count
+        self.overfetch = overfetch
         self.prefill = prefill
 
-    def check(self, predictors: Iterable[str]) -> None:
-        check_predictor(self.predictor, predictors)
+    def check(self, trace: Trace) -> None:
+        self.foresight.check(trace, self.ranks(trace.top_k))
 
-    def predicts(self, step: Step, layer: int) -> bool:
-        return (step.phase == DECODE or self.prefill) and bool(step.predicted(self.predictor, layer))
+    def prepare(self, layers: int, experts: int) -> None:
+        self._experts = experts
 
-    def horizon(self, step: Step, layer: int) -> Iterable[int]:
-        ahead = layer + step.layer_offset(self.predictor)
-        return (ahead,) if ahead < step.layers and self.predicts(step, ahead) else ()
+    def ranks(self, top_k: int) -> int:
+        """How many ranks of each token's prediction are asked for."""
+        return self.count or wanted_ranks(top_k, self.overfetch)
 
-    def wanted(self, step: Step, layer: int) -> Sequence[int]:
-        return step.predicted(self.predictor, layer, self.count)
+    def asks(self, step: Step, layer: int) -> bool:
+        ahead = layer + self.foresight.offset(step)
+        return ahead < step.layers and (step.phase == DECODE or self.prefill) and self.foresight.foresees(step, ahead)
+
+    def wanted(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
+        ahead = layer + self.foresight.offset(step)
+        base = ahead * self._experts
+        return [base + e for e in self.foresight.ranking(step, ahead, self.ranks(step.top_k))]

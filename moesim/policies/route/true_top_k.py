@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from moesim.events import Step
 from moesim.policies.registry import register
-from moesim.policies.roles import Route
+from moesim.policies.roles import Present, Route, nobody
 
 
 @register("route", "true-top-k")
@@ -14,5 +14,5 @@ class TrueTopK(Route):
     def reads_router(self, step: Step, layer: int) -> bool:
         return True
 
-    def accesses(self, step: Step, layer: int) -> Sequence[int]:
+    def accesses(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
         return step.accesses[layer]
