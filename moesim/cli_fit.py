@@ -141,6 +141,8 @@ def _prepared(
     held_out: list[Path] | None, seed: int, device: str, dtype: str,
 ) -> tuple[Any, Any, Any]:
     """Model, MoE layers and text; whatever can be wrong is found before the first pass."""
+    from transformers.utils import logging
+
     from moesim.errors import InputError
     from moesim.record.checkpoint import load_model, load_tokenizer
     from moesim.record.predictors.fitting_text import refuse_recorded, text_of_tokens, tokens_of_file
@@ -148,6 +150,10 @@ def _prepared(
 
     if not out.parent.is_dir():
         raise InputError(f"{out}: there is no folder {out.parent}")
+    if not text.is_file():
+        raise InputError(f"{text}: there is no such file")
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     base, layers = load_model(model, device, dtype)
     ids = tokens_of_file(text, lambda: load_tokenizer(model), base.config.vocab_size)
     fitting_text = text_of_tokens(

@@ -18,6 +18,7 @@ from moesim.record.predictors.predictor import foresee
 from moesim.record.predictors.residual import Residual
 from moesim.record.predictors.residual_default_vectors import ResidualDefaultVectors
 from moesim.record.predictors.router_input import RouterInput
+from tests.record.families import CONFIGS, build
 from tests.record.tiny_models import EXPERTS, TOP_K, VOCABULARY, olmoe, qwen3
 
 MODELS = {"olmoe": olmoe, "qwen3": qwen3}
@@ -121,6 +122,30 @@ def test_default_vectors_are_added_by_gate_weight(seen: Any) -> None:
         assert_close(predicted[target], probabilities(layers[target], query))
     with pytest.raises(InputError, match="default vectors of 1 layers"):
         ResidualDefaultVectors(layers, vectors[:1])
+
+
+@pytest.mark.parametrize("family", [name for name in CONFIGS if name != "switch"])
+def test_the_vectors_of_one_token_add_up_to_its_experts_output(family: str) -> None:
+    """Fitted on a single token, weight × vector over its experts is the very output of the model's experts module."""
+    model = build(family)
+    layers, token = find_moe_layers(model), torch.tensor([[7]])
+    vectors, _ = fit_default_vectors(model, layers, [token], layers[0].layout.n_experts)
+    outputs: list[torch.Tensor] = []
+    handles = [
+        layer.experts.register_forward_hook(lambda _, __, out: outputs.append(out[0].view(-1))) for layer in layers
+    ]
+    (captured,) = captured_batches(model, layers, [token])
+    for handle in handles:
+        handle.remove()
+    for index, output in enumerate(outputs):
+        added = captured.weights[index, 0] @ vectors[index][captured.experts[index, 0]]
+        torch.testing.assert_close(added, output.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_experts_that_take_one_hot_rows_have_no_default_vectors() -> None:
+    model = build("switch")
+    with pytest.raises(InputError, match="SwitchTransformersExperts is not called with a row of ids"):
+        fit_default_vectors(model, find_moe_layers(model), [torch.tensor([[7, 8]])], 12)
 
 
 def test_vectors_of_zeros_change_nothing(seen: Any) -> None:

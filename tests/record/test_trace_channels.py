@@ -1,16 +1,20 @@
 """Predictions that a trace gives away itself, against their rules worked out token by token."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from moesim.record.predictors import activation_matrix, previous_token, static_frequency
+from moesim.record.predictors.recall import measure_recall, overall
 from moesim.trace import DECODE, PREFILL, Prediction, Trace
+from moesim.trace_import import import_trace
 from tests.traces_for_tests import metadata
 
 LAYERS, EXPERTS, TOP_K = 3, 7, 2
+REAL_TRACES = Path(__file__).resolve().parents[3] / "shared" / "traces"
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +122,14 @@ def test_a_full_collection_drops_the_entry_that_was_matched_least(trace: Trace) 
     counts = matrix(trace, trace.request == 4)[1]
     expected = sorted(np.flatnonzero(counts), key=lambda expert: (-counts[expert], expert))[:3]
     assert all(named(alone, token, 1) == expected for token in last)
+
+
+@pytest.mark.skipif(not REAL_TRACES.exists(), reason="the recordings of real models are not beside this checkout")
+@pytest.mark.parametrize(("name", "overlap"), [("olmoe-all", 0.415), ("dsv2lite-all", 0.242), ("gptoss-all", 0.504)])
+def test_the_previous_tokens_recall_is_the_published_overlap(name: str, overlap: float) -> None:
+    real = import_trace(REAL_TRACES / "nvmoe" / f"{name}.tokens.jsonl")
+    recall = overall(measure_recall(real, previous_token.predict(real)).at_k)
+    assert recall == pytest.approx(overlap, abs=0.002)  # the table counts the step from one request to the next
 
 
 def test_what_is_foreseen_is_a_valid_prediction(trace: Trace) -> None:

@@ -34,7 +34,7 @@ class _Collection:
 
     def __init__(self, ranked: int, absent: int, capacity: int) -> None:
         self._ranked, self._absent, self._capacity = ranked, absent, capacity
-        self.rows: list[NDArray[np.float64]] = []
+        self.rows: NDArray[np.float64] = np.zeros((0, 0, 0))
         self.rankings: list[NDArray[np.int64]] = []
         self.scores: list[NDArray[np.float64]] = []
         self.matches: list[int] = []
@@ -42,19 +42,21 @@ class _Collection:
     def add(self, counts: NDArray[np.int64]) -> None:
         if len(self.rows) == self._capacity:
             least = self.matches.index(min(self.matches))
-            for kept in (self.rows, self.rankings, self.scores, self.matches):
+            self.rows = np.delete(self.rows, least, axis=0)
+            for kept in (self.rankings, self.scores, self.matches):
                 del kept[least]
         order = np.argsort(-counts, axis=1, kind="stable")[:, : self._ranked]
         used = np.take_along_axis(counts, order, axis=1)
-        self.rows.append(_unit_rows(counts))
+        row = _unit_rows(counts)[None]
+        self.rows = np.concatenate([self.rows, row]) if len(self.rows) else row
         self.rankings.append(np.where(used > 0, order, self._absent))
         self.scores.append(used / np.maximum(1, counts.sum(1, keepdims=True)))
         self.matches.append(0)
 
     def cosines(self, counts: NDArray[np.int64]) -> NDArray[np.float64]:
         """[entries, L]."""
-        own = _unit_rows(counts)
-        return np.stack([(row * own).sum(1) for row in self.rows])
+        found: NDArray[np.float64] = np.einsum("ile,le->il", self.rows, _unit_rows(counts))
+        return found
 
 
 def predict(trace: Trace, capacity: int = CAPACITY) -> Prediction:
@@ -72,7 +74,7 @@ def predict(trace: Trace, capacity: int = CAPACITY) -> Prediction:
         for owner, rows in requests:
             before = counts.get(owner, np.zeros((trace.layers, trace.n_experts), np.int64))
             after = before + _counts(experts[rows], trace.n_experts, trace.absent)
-            if collection.rows:
+            if len(collection.rows):
                 best = _matches(collection.cosines(before), collection.cosines(after))
                 for layer in range(1, trace.layers):
                     ranking[rows, layer] = collection.rankings[best[layer]][layer]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moesim.errors import InputError
 from moesim.record.moe_layers import MoeLayer
 
 
@@ -21,6 +22,9 @@ def fit_default_vectors(
 
     Returns the vectors [L, experts, hidden] in float32 and the number of tokens behind each [L, experts]. An expert
     that no token was routed to keeps a vector of zeros, that is, it is foreseen to add nothing.
+
+    Raises:
+        InputError: the experts are called with something else than ids and weights (Switch).
     """
     sums: list[torch.Tensor | None] = [None] * len(layers)
     counts = torch.zeros(len(layers), n_experts, dtype=torch.long)
@@ -28,6 +32,11 @@ def fit_default_vectors(
     def hook(index: int) -> Any:
         def accumulate(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
             hidden, chosen, weights = args
+            if chosen.dim() != 2 or chosen.shape != weights.shape:
+                raise InputError(
+                    f"{type(module).__name__} is not called with a row of ids and weights for each token: no default "
+                    "vectors for such a model"
+                )
             total = sums[index]
             if total is None:
                 total = torch.zeros(n_experts, hidden.shape[-1], device=hidden.device)

@@ -39,7 +39,7 @@ class Recall:
     at_k: PerLayer
     """[L]."""
     at_1_5_k: PerLayer
-    """[L]; NaN where fewer than ceil(1.5 k) experts are ranked."""
+    """[L]; NaN where fewer than ceil(1.5 k) experts are ranked, and not all."""
     weight_mass: PerLayer
     """[L]; NaN where the trace has no gate weights."""
     by_slot: PerLayer
@@ -88,7 +88,7 @@ def measure_recall(trace: Trace, prediction: Prediction, counted: NDArray[np.boo
         tokens=tokens,
         coverage=float(tokens.sum() / chosen_pairs) if chosen_pairs else 0.0,
         at_k=_divided(at_k, tokens),
-        at_1_5_k=_divided(at_more, tokens if ranked >= overfetched(top_k) else 0 * tokens),
+        at_1_5_k=_divided(at_more, tokens if ranked >= min(overfetched(top_k), trace.n_experts) else 0 * tokens),
         weight_mass=_divided(mass, tokens if trace.weights is not None else 0 * tokens),
         by_slot=_divided(hit_slots, filled_slots),
     )

@@ -6,7 +6,8 @@
 
 r_l is the residual stream after layer l's attention, g_e the gate weight, d_{l,e} the default vector: the mean output
 of expert e over the tokens routed to it (default_vectors.py). Layer l+1's attention is ignored. Known when router l has
-run. In the paper's code the experts of d_l are the speculated ones; whoever decodes so passes a state that holds them.
+run. The paper's models have no shared experts and no factor on the block's output (Granite); d_l knows neither. In the
+paper's code the experts of d_l are the speculated ones; whoever decodes so passes a state that holds them.
 """
 
 from collections.abc import Sequence
