@@ -14,6 +14,7 @@ from moesim.events import UseList, steps
 from moesim.policies.composition import parse
 from tests.curve.test_lru import TRACES, event_lists
 from tests.oracles.exhaustive import fewest_misses
+from tests.oracles.exploded import libcachesim_hits
 
 
 def misses_of_replay(trace, slots, largest, *, per_layer=False):
@@ -48,6 +49,16 @@ def test_a_pool_for_each_layer_is_that_of_the_replay(name):
     for slots in range(largest, trace.n_experts + 1):
         missed = ((found == 0) | (found > slots)).sum()
         assert missed == misses_of_replay(trace, slots, largest, per_layer=True)
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_exploded_accesses_miss_as_often_as_libcachesims_belady(name):
+    trace = TRACES[name]
+    blocks = [block.alone() for block in accesses(trace)]
+    flat = [expert for event in event_lists(trace) for expert in event]
+    found = np.concatenate(list(optimum_distances(blocks, trace.layers, trace.n_experts, 1)))
+    for slots in range(1, trace.layers * trace.n_experts + 1):
+        assert ((found > 0) & (found <= slots)).sum() == sum(libcachesim_hits(flat, slots, "belady"))
 
 
 @settings(max_examples=100, deadline=None)
