@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from transformers import OlmoeConfig
 
 from moesim.errors import InputError
 from moesim.record.predictors.chosen import NAMES
+from moesim.record.predictors.recall_report import print_report
 from moesim.trace import Trace
 from traces.recipes import corpus, predictors, training
 from traces.recipes.shapes import Shape
@@ -54,6 +56,11 @@ def test_every_predictor_in_one_go(
         "tiny-3x16-predictors.safetensors",
     }
     capsys.readouterr()
+    print_report(told, Console(width=80))
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert printed.count("layer    ") == 2  # fifteen columns do not fit beside each other
     # Requests long enough to be known again, out of the text that was fitted on.
     with pytest.raises(InputError, match="was fitted"):
         predictors.predictors_stage(shape(100), made_up_corpus(106), tmp_path, "cpu")

@@ -31,6 +31,8 @@ from traces.recipes.write import CHECKPOINT
 SEQUENCES = 16
 # 550 batches of 16 × 512 tokens are the 4.5 M that the paper of the estimator fits on.
 FIT_BATCHES = 550
+# 1.2 M for the pre-attention nets, of which there is one per layer: they take as long as the estimator.
+PRE_ATTENTION_BATCHES = 150
 DRAFT_TOKENS = 4
 
 
@@ -49,8 +51,9 @@ def predictors_stage(shape: Shape, corpus: Corpus, folder: Path, device: str) ->
     few = FittingText.of_batches(batches[:DEFAULT_VECTOR_BATCHES], "training text of the corpus")
     fitted = {"vectors": fit.default_vectors(model, layers, few)}
     fitted["estimator"] = fit.estimator(model, layers, text, fitted["vectors"])
+    part = FittingText.of_batches(batches[:PRE_ATTENTION_BATCHES], "training text of the corpus")
     for architecture in ARCHITECTURES:
-        fitted[architecture] = fit.pre_attention(model, layers, text, architecture)
+        fitted[architecture] = fit.pre_attention(model, layers, part, architecture)
         print(f"fitted up to {architecture} by {time.monotonic() - began:.1f} s", flush=True)
     for name, each in fitted.items():
         each.save(folder / f"{name}.safetensors")

@@ -1,5 +1,6 @@
 """What `moesim trace predictors` tells, as plain data for JSON and as tables for people."""
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -107,13 +108,15 @@ def print_report(told: dict[str, Any], console: Console) -> None:
         style="dim",
     )
     console.print(f"\nrecall@{k} by layer", style="bold")
-    layers = Table(box=None, pad_edge=False)
-    for title in ("layer", *keys):
-        layers.add_column(title, justify="right")
-    for index, number in enumerate(told["moe_layers"]):
-        layers.add_row(str(number), *(_cell(each["by_layer"]["recall_at_k"][index]) for each in predictors.values()))
-    console.print(layers)
-    console.print()
+    columns = {key: each["by_layer"]["recall_at_k"] for key, each in zip(keys, predictors.values(), strict=True)}
+    for shown in _that_fit(keys, console.width):
+        layers = Table(box=None, pad_edge=False)
+        for title in ("layer", *shown):
+            layers.add_column(title, justify="right", no_wrap=True)
+        for index, number in enumerate(told["moe_layers"]):
+            layers.add_row(str(number), *(_cell(columns[key][index]) for key in shown))
+        console.print(layers)
+        console.print()
     for key, (name, each) in zip(keys, predictors.items(), strict=True):
         console.print(Text.assemble(
             (f"{key} {name}", "bold"), f": {each['origin']}, known {each['point']}; {each['description']}"
@@ -124,6 +127,13 @@ def _keys(count: int) -> list[str]:
     """a, b, …, z, aa, ab, …: names for columns too narrow for a predictor's."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     return [letters[place] if place < 26 else letters[place // 26 - 1] + letters[place % 26] for place in range(count)]
+
+
+def _that_fit(keys: list[str], width: int) -> Iterator[list[str]]:
+    """The columns in groups, each as many as the terminal is wide enough for."""
+    count = max(1, (width - len("layer ")) // len("0.000  "))
+    for start in range(0, len(keys), count):
+        yield keys[start : start + count]
 
 
 def _cell(value: float | None) -> str:
