@@ -50,8 +50,11 @@ def rotated(heads, position):
     return np.concatenate((turned.real, turned.imag), axis=-1)
 
 
-def outputs_in_float64(machine, batch):
-    """The residual stream behind the last step: [batch, hidden]; each sequence on its own, one token at a time."""
+def outputs_in_float64(machine, batch, executed):
+    """The residual stream behind the last step, [batch, hidden]; each sequence on its own, one token at a time.
+
+    Experts that are not among the event's `executed` give nothing.
+    """
     spec, dense, trace = machine.spec, machine.dense[batch], Trace.load(machine.trace[batch])
     wide = {
         name: getattr(dense, name).double().numpy()
@@ -79,7 +82,10 @@ def outputs_in_float64(machine, batch):
                 y = norm(x)
                 gates = softmax(np.sort(wide["routers"][layer] @ y)[::-1][: spec.top_k])
                 for gate, expert in zip(gates, trace.experts[step * batch + sequence, layer], strict=True):
-                    first, second, third = matrices[layer * spec.experts + int(expert)]
+                    number = layer * spec.experts + int(expert)
+                    if number not in executed[step * spec.layers + layer]:
+                        continue
+                    first, second, third = matrices[number]
                     z = first.reshape(shape) @ y
                     z = z / (1 + np.exp(-z)) * (second.reshape(shape) @ y)
                     x = x + gate * (third.reshape(shape[::-1]) @ z)
@@ -88,12 +94,15 @@ def outputs_in_float64(machine, batch):
     return np.array(outputs)
 
 
+@pytest.mark.parametrize("policy", ["lru", "resident-execute"])
 @pytest.mark.parametrize("batch", [1, BATCH])
-def test_outputs_are_those_of_the_model_written_out(wide_cpu_machine, batch):
+def test_outputs_are_those_of_the_model_written_out(wide_cpu_machine, policy, batch):
     machine = wide_cpu_machine
-    work, ran = machine.run("lru", 0.25, batch)
+    work, ran = machine.run(policy, 0.25, batch)
     assert differences(ran, work) == []
-    np.testing.assert_allclose(machine.dense[batch].residual.numpy(), outputs_in_float64(machine, batch), rtol=1e-4)
+    assert any(each.stood_in for each in work.decisions) == (policy == "resident-execute")
+    expected = outputs_in_float64(machine, batch, ran.deeds.executed)
+    np.testing.assert_allclose(machine.dense[batch].residual.numpy(), expected, rtol=1e-4)
 
 
 # ---- timeline and refusals
