@@ -19,10 +19,11 @@ import moesim
 from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
 from moesim.policies.registry import ROLES, rules
+from moesim.quality.stored import beside
 from moesim.result import Value
 from moesim.run import RunConfig, prepare, run_hash, simulate
 from moesim.sweep_folder import SweepFolder, claimed
-from moesim.window import Window
+from moesim.window import Window, load_trace
 from moesim.workers import answers
 from moesim.yaml_file import line_of
 
@@ -192,7 +193,19 @@ def description(sweep: Sweep) -> dict[str, Any]:
             for fact in config.published
         ],
         "runs": len(runs),
+        "quality": _quality(sweep),
     }
+
+
+def _quality(sweep: Sweep) -> dict[str, Any]:
+    """By trace, what lossy execution was measured to cost its model, where a file beside the trace says so."""
+    found = {}
+    for path in dict.fromkeys(run.trace for run in sweep.runs):
+        told = load_trace(path).metadata
+        quality = beside(path, told.name, told.provenance)
+        if quality is not None:
+            found[told.name] = quality.model_dump(mode="json")
+    return found
 
 
 def _write(sweep: Sweep, folder: SweepFolder, rows: list[Row]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 import moesim
@@ -18,7 +19,7 @@ from moesim.quality.modes.mode import Mode
 from moesim.quality.plan import Plan
 from moesim.quality.stored import Measured, Method, Quality, Text
 from moesim.quality.text import Blocks, read_blocks
-from moesim.record.checkpoint import load_model, load_tokenizer
+from moesim.record.checkpoint import DTYPES, load_model, load_tokenizer
 from moesim.record.moe_layers import MoeLayer
 from moesim.record.predictors.chosen import load_fitted, predictors_by_name
 from moesim.record.predictors.fitted import Fitted
@@ -59,14 +60,19 @@ def evaluate(request: Request, progress: Callable[[int, int], None] = lambda don
             f"blocks of {request.block_tokens} tokens with prompts of {request.prompt_tokens}: at least one token is "
             "decoded, and one foretold"
         )
-    model, layers = load_model(request.model, request.device, request.dtype)
+    if request.dtype not in DTYPES:
+        raise InputError(f"--dtype {request.dtype}: known: {', '.join(DTYPES)}")
+    # In its own type first: what a checkpoint is hashed by does not depend on the type that it is computed in.
+    model, layers = load_model(request.model, request.device)
+    sha256 = weights_sha256(model)
+    if request.dtype != "auto":
+        model = model.to(getattr(torch, request.dtype))
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{request.model}: the perplexity of running text is a decoder's: this is an encoder-decoder")
     blocks = read_blocks(
         request.text, lambda: load_tokenizer(request.model), model.config.vocab_size,
         block_tokens=request.block_tokens, most_tokens=request.tokens,
     )
-    sha256 = weights_sha256(model)
     fitted = [load_fitted(path, sha256) for path in request.fitted]
     for each in fitted:
         refuse_overlap(each.windows, blocks.tokens.tolist(), f"{each.about['text']}, on which {each.kind} was fitted")
@@ -156,7 +162,5 @@ def _text(blocks: Blocks, layout: Layout, measured: int) -> Text:
 
 
 def _device_name(model: Any) -> str:
-    import torch
-
     device = next(model.parameters()).device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)

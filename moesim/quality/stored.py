@@ -136,6 +136,29 @@ def load(path: Path) -> Quality:
         raise InputError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from None
 
 
+def beside(trace: Path, name: str, provenance: Mapping[str, Any]) -> Quality | None:
+    """The quality of the model of a trace, from `NAME.quality.json` beside it; None where there is no such file.
+
+    `name` and `provenance` are those of the trace's metadata: where they say which weights it was recorded from, these
+    are the weights that must have been measured.
+
+    Raises:
+        InputError: the file is not one of ours, or of other weights.
+    """
+    path = trace.with_name(f"{name}{SUFFIX}")
+    if not path.exists():
+        return None
+    quality = load(path)
+    training = provenance.get("training")
+    recorded = provenance.get("weights_sha256", training.get("weights_sha256") if isinstance(training, dict) else None)
+    if recorded not in (None, quality.weights_sha256):
+        raise InputError(
+            f"{path}: measured on weights {quality.weights_sha256[:12]}…, {trace.name} was recorded from "
+            f"{str(recorded)[:12]}…: measure again, or move the file away"
+        )
+    return quality
+
+
 def cost_of(
     quality: Quality, policy: str, cache_fraction: float, *, open_loop: bool = False
 ) -> float | None:

@@ -11,7 +11,7 @@ from moesim.errors import InputError
 from moesim.hardware import HardwareSpec
 from moesim.report.findings import Comparison, comparisons, headline
 from moesim.report.rows import Results, Row, kind
-from moesim.report.words import CLASSES, gigabytes_per_s, milliseconds, percent, policy_words
+from moesim.report.words import CLASSES, gigabytes_per_s, increase, milliseconds, percent, policy_words
 
 CAPTIONS = {
     "time-by-policy": (
@@ -23,6 +23,11 @@ CAPTIONS = {
         "What a larger cache buys",
         "Hits count experts that an earlier token left in the cache, not those that a prefetch has just brought. "
         "Dotted: bounds. Dashed: lossy.",
+    ),
+    "pareto": (
+        "Speed and what it costs",
+        "Perplexity of held-out text under each lossy policy, less the true model's, measured by running the model; "
+        "lossless policies cost nothing. Bars are 95 % intervals. On the line nothing else is both faster and cheaper.",
     ),
     "misses": (
         "Why experts were missing",
@@ -81,14 +86,15 @@ def render(results: Results, pictures: dict[str, bytes]) -> str:
             }
             for each in comparisons(results)
         ],
-        columns=COLUMNS,
-        table=[_table_row(row) for row in results.rows],
+        columns=[name for name in COLUMNS if name != COST or results.knows_costs],
+        table=[_table_row(row, results) for row in results.rows],
         grids=list(dict.fromkeys(row["grid"] for row in results.rows)),
         profiles=[_profile(name) for name in dict.fromkeys(row["hardware"] for row in results.rows)],
         basis=_basis(results, first),
     )
 
 
+COST = "perplexity"
 COLUMNS = (
     "grid",
     "policy",
@@ -102,13 +108,14 @@ COLUMNS = (
     "hits",
     "kept hits",
     "weight executed",
+    COST,
     "copied per token",
     "time to first token",
     "GPU memory",
 )
 
 
-def _table_row(row: Row) -> list[dict[str, Any]]:
+def _table_row(row: Row, results: Results) -> list[dict[str, Any]]:
     """One run: what is shown, and what is sorted by."""
 
     def cell(shown: str, by: float | str | None) -> dict[str, Any]:
@@ -132,10 +139,21 @@ def _table_row(row: Row) -> list[dict[str, Any]]:
         number("hit_rate", lambda share: percent(round(share, 3))),
         number("resident_hit_rate", lambda share: percent(round(share, 3))),
         number("weight_executed", lambda share: percent(round(share, 3))),
+        *([_cost(row, results)] if results.knows_costs else []),
         number("bytes_per_token", lambda size: f"{size / 1e9:.2f} GB"),
         number("ttft_mean_ns", milliseconds),
         cell(memory, row["vram_bytes"]),
     ]
+
+
+def _cost(row: Row, results: Results) -> dict[str, Any]:
+    """What a policy does to the perplexity of held-out text, with its interval."""
+    cost = results.cost(row)
+    if row["lossless"]:
+        return {"shown": "as it is", "by": 0}
+    if cost is None:
+        return {"shown": "not measured", "by": ""}
+    return {"shown": f"{increase(cost.value)} ({increase(cost.low)} to {increase(cost.high)})", "by": cost.value}
 
 
 def _beside(each: Comparison, classes: tuple[str, ...], published: tuple[float, float] | None) -> str:
@@ -197,6 +215,15 @@ def _basis(results: Results, first: Row) -> list[tuple[str, str]]:
 
     synthetic = any(row["synthetic"] for row in results.rows)
     configuration = json.loads(first["configuration"])
+    costs = [
+        (
+            "perplexity",
+            f"{trace}: {quality.text.tokens_measured:,} tokens of {quality.text.source} decoded teacher-forced, "
+            f"weights {quality.weights_sha256[:12]}, {quality.method.description}; speculation in closed loop",
+        )
+        for trace, quality in results.quality.items()
+        if results.knows_costs
+    ]
     return [
         (
             "trace",
@@ -214,6 +241,7 @@ def _basis(results: Results, first: Row) -> list[tuple[str, str]]:
             "interval",
             "all figures of the machine at their fast end, and all at their slow end: a worst case, not a deviation",
         ),
+        *costs,
         ("trace hash", all_of("trace_hash")),
         ("moesim", all_of("moesim_version")),
     ]

@@ -3,14 +3,16 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from moesim.errors import ConfigError
+from moesim.quality.stored import Interval, Quality
 from moesim.result import SCHEMA
 
 Row = dict[str, Any]
@@ -23,6 +25,20 @@ class Results:
     rows: list[Row]
     sweep: dict[str, Any]
     timelines: list[dict[str, Any]]
+    quality: dict[str, Quality] = field(default_factory=dict)
+    """By trace, what lossy execution was measured to cost its model."""
+
+    def cost(self, row: Row) -> Interval | None:
+        """The relative increase of perplexity under a row's policy; zero where it is lossless, None where unknown."""
+        if row["lossless"]:
+            return Interval(value=0, low=0, high=0)
+        quality = self.quality.get(row["trace"])
+        return None if quality is None else quality.cost_of(row["policy"], row["cache_fraction"])
+
+    @property
+    def knows_costs(self) -> bool:
+        """Whether the cost of any lossy policy was measured."""
+        return any(self.cost(row) is not None for row in self.rows if not row["lossless"])
 
     def grid(self, name: str) -> list[Row]:
         """The rows of one grid."""
@@ -83,7 +99,11 @@ def read_results(out: Path) -> Results:
     if not rows:
         raise ConfigError(f"{path}: no run measured a decode token")
     timelines = [json.loads(file.read_bytes()) for file in sorted((out / "timelines").glob("*.json"))]
-    return Results(rows, sweep, timelines)
+    try:
+        quality = {name: Quality.model_validate(each) for name, each in sweep.get("quality", {}).items()}
+    except (ValidationError, AttributeError):
+        raise ConfigError(f"{out / 'sweep.json'}: quality is not what `moesim quality` writes") from None
+    return Results(rows, sweep, timelines, quality)
 
 
 def deployable(row: Row) -> bool:

@@ -77,6 +77,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.3g} %"
 
 
+def increase(fraction: float) -> str:
+    """0.0123 as "+1.2 %", with as many digits as make sense."""
+    return f"{100 * fraction:+.1f} %" if abs(fraction) >= 0.01 else f"{100 * fraction:+.2f} %"
+
+
 def milliseconds(ns: float) -> str:
     """Nanoseconds as milliseconds with as many digits as make sense."""
     value = ns / 1e6

@@ -109,6 +109,7 @@ def test_text_and_jsonl(folder):
         (["--tokens", "10"], "10 tokens: one block has 24"),
         (["--first-layer", "9", "--mode", "speculate-and-execute"], "1 to 4 can be speculated"),
         (["--out", "nowhere/x.json"], "there is no folder nowhere"),
+        (["--dtype", "int3"], "--dtype int3: known: auto"),
         (["--device", "abacus"], "--device abacus"),
     ],
 )

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from moesim.report.figures import bandwidth, cache_size, context, misses, time_by_policy, timeline
+from moesim.report.figures import bandwidth, cache_size, context, misses, pareto, time_by_policy, timeline
 from moesim.report.rows import Results
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
     "time-by-policy": time_by_policy.draw,
     "cache-size": cache_size.draw,
+    "pareto": pareto.draw,
     "misses": misses.draw,
     "timeline": timeline.draw,
     "bandwidth": bandwidth.draw,
