@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hw_validate.measurement import Cell, Phase
 from moesim.catalogue import find
 from moesim.config import cache_fraction
+from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.model import ModelSpec
 from moesim.policies.composition import parse
@@ -138,14 +140,20 @@ class Plan:
             if group.models and model.model not in group.models:
                 continue
             for batch in group.batch:
-                trace, path = self._derived(source, model.model, group.phase, batch)
-                window = list(steps(trace))
                 measured = min(group.measured_steps, model.most_steps.get(group.phase, group.measured_steps))
                 if batch > 1 and model.most_batch_steps is not None:
                     measured = min(measured, model.most_batch_steps)
-                warmup = min(group.warmup_steps, len(window) - measured - group.instrumented_steps)
+                warmup = group.warmup_steps
                 if model.most_warmup_steps is not None:
                     warmup = min(warmup, model.most_warmup_steps)
+                every_step = warmup + measured + group.instrumented_steps
+                trace, path = self._derived(source, model.model, group.phase, batch, every_step)
+                window = list(steps(trace))
+                if len(window) < every_step:
+                    raise ConfigError(
+                        f"{model.model}, {group.phase} in batches of {batch}: {every_step} steps asked for, "
+                        f"the trace has {len(window)}"
+                    )
                 context = self.validation.context_tokens if group.phase == "decode" else window[0].tokens
                 for policy in group.policies:
                     parsed = parse(self._with_predictor(policy, trace))
@@ -155,7 +163,7 @@ class Plan:
                             trace=trace.metadata.name, synthetic=trace.metadata.synthetic, policy=parsed.name,
                             cache_fraction={"none": 0.0, "all": 1.0, "any": fraction}[parsed.spec.cache],
                             batch_tokens=batch,
-                            context_tokens=context, warmup_steps=max(0, warmup), measured_steps=measured,
+                            context_tokens=context, warmup_steps=warmup, measured_steps=measured,
                             phase=group.phase,
                         )
                         yield Planned(cell=cell, trace=path, instrumented_steps=group.instrumented_steps)
@@ -172,20 +180,31 @@ class Plan:
                 requests=wanted.requests, model=model.model, moe_layers=tuple(spec.moe_layers), recall=wanted.recall,
             )
         )
-        return trace
+        name = f"synthetic-recall-{wanted.recall:g}"  # `synthetic` alone names a predictor that reads the truth
+        return replace(
+            trace, predicted={name: trace.predicted[PREDICTOR]},
+            metadata=trace.metadata.model_copy(update={"predictors": {name: trace.metadata.predictors[PREDICTOR]}}),
+        )
 
-    def _derived(self, source: Trace, model: str, phase: Phase, batch: int) -> tuple[Trace, Path]:
-        """The steps of one phase and batch as a trace of their own, made once."""
-        path = self._folder / f"{model}.{phase}.{batch}.safetensors"
+    def _derived(self, source: Trace, model: str, phase: Phase, batch: int, count: int) -> tuple[Trace, Path]:
+        """The first `count` steps of one phase and batch as a trace of their own, made once."""
+        path = self._folder / f"{model}.{phase}.batch{batch}.{count}-steps.safetensors"
         if not path.exists():
-            (batch_decode(source, batch) if phase == "decode" else only_prefill(source)).save(path)
+            whole = batch_decode(source, batch) if phase == "decode" else only_prefill(source)
+            ends = [step.rows.stop for step in steps(whole)]
+            whole.slice(0, ends[min(count, len(ends)) - 1]).save(path)
         return Trace.load(path), path
 
     @staticmethod
     def _with_predictor(policy: str, trace: Trace) -> str:
-        """The policy, reading the channel that a synthetic trace has, if it reads any."""
-        speculates = hasattr(parse(policy).prefetch, "predictor")
-        return f"{policy}[predictor={PREDICTOR}]" if speculates and PREDICTOR in trace.predicted else policy
+        """The policy; told to read the channel that a synthetic trace has, if it reads one that is not there."""
+        try:
+            parse(policy).check(trace)
+        except ConfigError:
+            if not trace.metadata.synthetic:
+                raise
+            return f"{policy}[predictor={next(iter(trace.predicted))}]"
+        return policy
 
 
 def config_path(name_or_path: str) -> Path:

@@ -101,8 +101,7 @@ class Job:
     @property
     def predictor(self) -> str | None:
         """The channel whose ranking is executed, if the policy executes predictions."""
-        route = self.run.policy.route
-        return None if route.lossless else getattr(route, "predictor", None)
+        return self.run.policy.executed_predictor
 
     def window(self) -> Iterator[Step]:
         """The steps, from the first."""
@@ -112,7 +111,7 @@ class Job:
         """The loop over this window, on a device."""
         return Replay(
             self.window(), Recorded(self.decisions), device, self.run.model, self.run.engine, self.slots, observe,
-            self.run.config.context_tokens,
+            self.run.config.context_tokens, self.predictor,
         )
 
 

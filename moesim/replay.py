@@ -112,13 +112,16 @@ class Replay:
         slots: int,
         observe: Callable[[StepOutcome], None],
         context_tokens: int | None = None,
+        predictor: str | None = None,
     ) -> None:
+        """`predictor` names the ranking that is executed in events for which the router was not asked."""
         self._window = window
         self._decisions = decisions
         self._device = device
         self._engine = engine
         self._observe = observe
         self._context_tokens = context_tokens
+        self._predictor = predictor
         self._kernels = _Kernels(device, model, engine)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
@@ -186,13 +189,14 @@ class Replay:
             reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
             ids_pending = decision.reads_router and ids_known
             router_done = device.record(device.compute) if ids_pending else None
+            executed = None if decision.needs_true_ids else self._predictor
             for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
-                self._execute(step, layer, wave)
+                self._execute(step, layer, wave, executed)
                 self._copy(behind.demand)
             if not ids_pending:
                 self._copy(decision.prefetch, reused, foreseen=True)
             if waves:
-                self._execute(step, layer, waves[-1])
+                self._execute(step, layer, waves[-1], executed)
             if router_done is not None:
                 yield from device.read_back(router_done)
                 self._copy(decision.prefetch, reused, foreseen=True)
@@ -240,10 +244,10 @@ class Replay:
         for slot in slots:
             self._arrival[slot] = event
 
-    def _execute(self, step: Step, layer: int, wave: Wave) -> None:
+    def _execute(self, step: Step, layer: int, wave: Wave, predictor: str | None) -> None:
         """Launch a wave's expert kernels behind the copies that they need."""
         if self._engine.start == "all":
-            self._launch_experts(step, layer, wave.execute, wave.slots)
+            self._launch_experts(step, layer, wave.execute, wave.slots, predictor)
             return
         here: list[int] = []
         to_come: list[int] = []
@@ -253,10 +257,13 @@ class Replay:
         groups = ([here] if here else []) + [[place] for place in to_come]
         for places in groups:
             self._launch_experts(
-                step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places]
+                step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places],
+                predictor,
             )
 
-    def _launch_experts(self, step: Step, layer: int, experts: list[int], slots: list[int]) -> None:
+    def _launch_experts(
+        self, step: Step, layer: int, experts: list[int], slots: list[int], predictor: str | None
+    ) -> None:
         device = self._device
         foreseen: dict[int, tuple[Event, int]] = {}
         for slot in slots:
@@ -270,7 +277,9 @@ class Replay:
                 _, count = foreseen.get(id(event), (event, 0))
                 foreseen[id(event)] = event, count + 1
             self._arrival[slot] = None
-        pairs = len(experts) if step.tokens == 1 else step.pairs_of(layer, experts, self._experts_per_layer)
+        pairs = len(experts)
+        if step.tokens > 1:
+            pairs = step.pairs_of(layer, experts, self._experts_per_layer, predictor)
         run = device.launch(device.compute, self._kernels.experts(layer, len(experts), pairs), slots)
         self._foreseen_runs.extend((run, event, count) for event, count in foreseen.values())
         self._launched += 1

@@ -25,7 +25,8 @@ from moesim.errors import ConfigError, TraceError
 from moesim.events import steps
 from moesim.hardware import Hardware, HardwareSpec
 from moesim.model import ModelSpec
-from moesim.policies.composition import Policy, parse, split_call
+from moesim.policies.composition import Policy, parse
+from moesim.policies.composition import files as policy_files
 from moesim.replay import Decisions, Replay
 from moesim.result import SCHEMA, Tally, Value
 from moesim.timeline import Timeline
@@ -75,7 +76,7 @@ def identity(config: RunConfig) -> dict[str, object]:
         "model": find("models", config.model),
         "hardware": find("hardware", config.hardware),
         "engine": find("engines", config.engine),
-        "policy": find("policies", split_call(config.policy)[0]),
+        **policy_files(config.policy),
     }
     return {
         **config.model_dump(mode="json", exclude={"trace"}),

@@ -15,7 +15,7 @@ from hw_validate.calibrate.link import LinkBench, measure_link
 from hw_validate.calibrate.processor import cpu_expert_ns, memory_bandwidth
 from hw_validate.calibrate.samples import quantity
 from hw_validate.cuda import CudaGPU
-from hw_validate.dense import DenseLayers
+from hw_validate.dense import MAX_PAIRS, DenseLayers
 from hw_validate.measurement import MachineFacts
 from hw_validate.storage import HostExperts, Slots
 from hw_validate.worlds import job
@@ -33,6 +33,8 @@ LAYERS = 8
 """Of each model are built: enough that no layer's weights are still in the GPU's cache when its turn comes again."""
 LINK_BYTES = 1_073_741_824
 SLOT_BYTES = 1_300_000_000
+MOST_TOKENS = 128
+"""Of a step, for the expert kernels' table."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,17 @@ def calibrate(
         with HostExperts(slots, model.expert_bytes, pinned=True) as host:
             host.fill(torch.device("cuda"), seed=1)
             room = Slots(slots, host, torch.device("cuda"))
-            widest: tuple[DenseLayers, CudaGPU] | None = None
             own = [shape for shape in shapes if shape.model == model_name]
             for shape in sorted(own, key=lambda each: each.tokens):
                 tell(f"{model_name}: kernels of steps of {shape.tokens} tokens")
                 built = min(LAYERS, model.layers)
                 dense = DenseLayers(model, built, shape.tokens, shape.sequences, shape.context_tokens)
                 dense.capture()
-                rows += dense_rows(dense, repetitions)
+                timed = {(row.kernel, row.tokens, row.hbm_bytes) for row in rows}
+                rows += [
+                    row for row in dense_rows(dense, repetitions)
+                    if (row.kernel, row.tokens, row.hbm_bytes) not in timed  # a prefill's head is a decode step's
+                ]
                 device = CudaGPU(dense, host, room, 100_000)
                 device.load_everything()
                 if "read_back_ns" not in figures:
@@ -90,10 +95,10 @@ def calibrate(
                     )
                     figures |= _host_figures(device, dense, model, figures, rows, repetitions)
                     device.reset()
-                widest = dense, device
-            assert widest is not None, "a model has at least one shape"
             tell(f"{model_name}: expert kernels")
-            rows += expert_rows(widest[1], widest[0], slots, max(3, repetitions // 2))
+            most = min(MOST_TOKENS, MAX_PAIRS // model.top_k)
+            wide = DenseLayers(model, 1, most, 1, most)
+            rows += expert_rows(CudaGPU(wide, host, room, 100_000), wide, slots, max(3, repetitions // 2))
         torch.cuda.empty_cache()
     return HardwareSpec(
         name=base.name, title=base.title, link=base.link,

@@ -5,11 +5,14 @@
     speculate-and-execute[evict=lfu]         another rule for one role
     prefetch-and-refetch[evict=least-stale[key=left-first],predictor=residual]
     belady[bypass]                           a flag: bypass=true
+    mine.py:MyEvict[half_life=64]            a rule in a file of your own; `lru` beside it
 """
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import yaml
@@ -17,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from moesim.catalogue import find, names
 from moesim.errors import ConfigError, nearest
+from moesim.policies.own_rule import is_own_rule, own_rule, role_of
 from moesim.policies.registry import ROLES, parameters, rule_class
 from moesim.policies.roles import Evict, OnMiss, Prefetch, Route
 from moesim.trace import Trace
@@ -54,13 +58,16 @@ class Policy:
     prefetch: Prefetch
     on_miss: OnMiss
     evictions: tuple[str, tuple[tuple[str, Any], ...]]
+    rules: Mapping[str, tuple[str, Mapping[str, Any]]]
+    """Of each role: the rule's name and the parameters that it was given."""
     route_text: str
     """The routing rule as text, for composing a bound on the same accesses."""
 
     @property
     def executed_predictor(self) -> str | None:
         """The channel whose ranking is executed where the router is not asked; None where nothing is guessed."""
-        return None if self.route.lossless else getattr(self.route, "predictor", None)
+        foresight = getattr(self.route, "foresight", None)
+        return None if foresight is None else foresight.channel
 
     @property
     def lossless(self) -> bool:
@@ -125,7 +132,11 @@ def _split_commas(text: str, whole: str) -> Iterator[str]:
 
 
 def load_spec(name: str) -> PolicySpec:
-    """The composition that configs/policies/NAME.yaml describes."""
+    """The composition that configs/policies/NAME.yaml describes; of an own rule, `lru` with it in its role."""
+    if is_own_rule(name):
+        rule = own_rule(name)
+        about = inspect.getdoc(rule) or name
+        return PolicySpec(name=name, summary=about.splitlines()[0], source=name, **{role_of(rule): name})
     return read_model(find("policies", name), PolicySpec)
 
 
@@ -157,8 +168,21 @@ def parse(text: str) -> Policy:
         prefetch=cast(Prefetch, made["prefetch"]),
         on_miss=cast(OnMiss, made["on_miss"]),
         evictions=(evict, tuple(sorted(evict_arguments.items()))),
+        rules=given,
         route_text=_as_text(*given["route"]),
     )
+
+
+def files(text: str) -> dict[str, Path]:
+    """The files that a policy is made of, beside the package: `policy` and, by role, those of own rules."""
+    name, arguments = split_call(text)
+    named = {role: split_call(arguments[role])[0] for role in ROLES if role in arguments}
+    found = {role: _own_file(rule) for role, rule in named.items() if is_own_rule(rule)}
+    return {"policy": _own_file(name) if is_own_rule(name) else find("policies", name), **found}
+
+
+def _own_file(rule: str) -> Path:
+    return Path(rule.rpartition(":")[0])
 
 
 def _as_text(rule: str, arguments: dict[str, Any]) -> str:

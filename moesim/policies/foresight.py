@@ -23,6 +23,8 @@ class Foresight(ABC):
 
     reads_ahead = False
     """True: made from what the router will choose."""
+    channel: str | None = None
+    """The channel of the trace that holds the rankings, if one does."""
 
     @abstractmethod
     def check(self, trace: Trace, ranks: int, layers: int = 1) -> None:
@@ -45,7 +47,7 @@ class Recorded(Foresight):
     """A channel of the trace."""
 
     def __init__(self, predictor: str) -> None:
-        self._predictor = predictor
+        self._predictor = self.channel = predictor
 
     def check(self, trace: Trace, ranks: int, layers: int = 1) -> None:
         name, known = self._predictor, list(trace.predicted)
@@ -78,8 +80,8 @@ class Synthetic(Foresight):
     was not chosen, drawn evenly, has the place, and the true one is tried again behind all others. So the recall at
     top-k is `recall`, whatever the expert's weight, and each further rank finds one of the missed with that
     probability. Draws are a hash of seed, request, position, layer and rank: a token's prediction is the same in
-    every stretch of the trace, under every policy and on every machine. The first layer is not foreseen. It says what a predictor of that accuracy
-    would be worth, not that there is one.
+    every stretch of the trace, under every policy and on every machine. The first layer is not foreseen. It says what a predictor of
+    that accuracy would be worth, not that there is one.
     """
 
     reads_ahead = True
