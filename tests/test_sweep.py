@@ -166,7 +166,7 @@ def test_ctrl_c_leaves_the_finished_rows_and_one_line(undisturbed, tmp_path):
     assert process.returncode == 130
     assert stdout == ""
     assert [line for line in stderr.splitlines() if not line.endswith("runs")] == [
-        "error: interrupted; the same command continues a sweep where it was"
+        "error: interrupted; the same command continues where it was"
     ]
     table = pq.read_table(out / "results.parquet")
     assert 3 <= table.num_rows == len(kept(out)) < RUNS

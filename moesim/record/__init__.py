@@ -15,14 +15,18 @@ forward hooks on the router modules and on what stands around them; it holds no 
     capture.py          the hooks: what routers, residual stream and experts saw in a forward pass
     decoding.py         batches through prefill and decode
     recorder.py         what the hooks saw, as rows of a trace
+    recording.py        those rows, before anyone has said what they are of
     recording_folder.py rows on disk while a recording is made, so that it can be continued
     memory.py           what a recording takes, said before it starts
+    weights.py          which weights a result is of
     predictors/         what a router will choose, foreseen from what is known now
 """
 
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from moesim.errors import InputError
 
 if TYPE_CHECKING:
     from moesim.trace import Trace
@@ -33,8 +37,10 @@ class _Record(ModuleType):
 
     def __call__(self, model: Any, prompts: Any, **options: Any) -> "Trace":
         """`moesim.record.session.record`, which documents the options."""
-        from moesim.record.session import record
-
+        try:
+            from moesim.record.session import record
+        except ModuleNotFoundError as error:
+            raise InputError(f"moesim.record needs {error.name}: install moesim[record]") from None
         return record(model, prompts, **options)
 
 

@@ -95,7 +95,7 @@ def decode(
     for row, request in enumerate(requests):
         tokens[row, longest - lengths[row] :] = torch.tensor(request.tokens[: lengths[row]])
         mask[row, longest - lengths[row] :] = 1
-    state = _DecoderOnly(model) if not model.config.is_encoder_decoder else _EncoderDecoder(model)
+    state = cached(model)
     generator = torch.Generator(device).manual_seed(decoding.seed * 1_000_003 + first_request)
     alive = list(range(len(requests)))
     logits = state.prefill(tokens.to(device), None if min(lengths) == longest else mask.to(device))
@@ -146,6 +146,11 @@ def _chosen(
     return chosen
 
 
+def cached(model: Any) -> "_DecoderOnly | _EncoderDecoder":
+    """A batch of sequences in `model`, with its KV cache as `cache`."""
+    return _EncoderDecoder(model) if model.config.is_encoder_decoder else _DecoderOnly(model)
+
+
 class _DecoderOnly:
     """A causal language model: the prompt is its first pass."""
 
@@ -156,7 +161,7 @@ class _DecoderOnly:
         # A vocabulary is wide: only the last position's logits are wanted.
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in _parameters(model) else {}
         self._mask: torch.Tensor | None = None
-        self._cache: Any = None
+        self.cache: Any = None
 
     def prefill(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         self._mask = mask
@@ -173,7 +178,7 @@ class _DecoderOnly:
         return self._run(tokens, {"position_ids": self._mask.sum(1, keepdim=True) - 1})
 
     def keep(self, rows: torch.Tensor) -> None:
-        self._cache.batch_select_indices(rows)
+        self.cache.batch_select_indices(rows)
         self._mask = None if self._mask is None else self._mask[rows]
 
     @property
@@ -183,10 +188,10 @@ class _DecoderOnly:
 
     def _run(self, tokens: torch.Tensor, positions: dict[str, torch.Tensor]) -> torch.Tensor:
         output = self._model(
-            input_ids=tokens, attention_mask=self._mask, past_key_values=self._cache, use_cache=True,
+            input_ids=tokens, attention_mask=self._mask, past_key_values=self.cache, use_cache=True,
             **positions, **self._last_only,
         )
-        self._cache = output.past_key_values
+        self.cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -199,7 +204,7 @@ class _EncoderDecoder:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._mask: torch.Tensor | None = None
-        self._cache: Any = None
+        self.cache: Any = None
         self._encoded: Any = None
 
     def prefill(self, tokens: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -223,14 +228,14 @@ class _EncoderDecoder:
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         output = self._model(
             encoder_outputs=self._encoded, attention_mask=self._mask, decoder_input_ids=tokens,
-            past_key_values=self._cache, use_cache=True,
+            past_key_values=self.cache, use_cache=True,
         )
-        self._cache = output.past_key_values
+        self.cache = output.past_key_values
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
     def keep(self, rows: torch.Tensor) -> None:
-        self._cache.batch_select_indices(rows)
+        self.cache.batch_select_indices(rows)
         self._encoded.last_hidden_state = self._encoded.last_hidden_state[rows]
         self._mask = None if self._mask is None else self._mask[rows]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from moesim.errors import InputError
-from moesim.record.decoding import Decoding, TokenSequence
+from moesim.record.decoding import Decoding, TokenSequence, cached
 from moesim.record.moe_layers import MoeLayer, evaluating
 
 # Rows wait on the device until there are this many.
@@ -52,9 +52,9 @@ def cache_bytes_per_token(model: Any) -> int:
     sizes = []
     with torch.inference_mode(), evaluating(model):
         for tokens in (1, 2):
-            given = torch.zeros((1, tokens), dtype=torch.long, device=device)
-            both_sides = {"decoder_input_ids": given} if model.config.is_encoder_decoder else {}
-            sizes.append(_tensor_bytes(model(input_ids=given, use_cache=True, **both_sides).past_key_values))
+            batch = cached(model)
+            batch.prefill(torch.zeros((1, tokens), dtype=torch.long, device=device), None)
+            sizes.append(_tensor_bytes(batch.cache))
     return sizes[1] - sizes[0]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from moesim.errors import InputError
 from moesim.record.capture import Captured, ChoiceCapture, Choices, RouterCapture
 from moesim.record.decoding import Decoding, TokenRows, TokenSequence, check_requests, decode
 from moesim.record.memory import PIECE_TOKENS
@@ -52,10 +53,12 @@ def record_batch(
 
     Raises:
         InputError: no request is given, a prompt is empty or longer than its sequence, or a predictor is asked for
-            where no norm feeds the router.
+            where no norm feeds the router or the model is an encoder-decoder.
     """
     check_requests(requests)
     predictors = predictors or {}
+    if predictors and any(layer.in_encoder for layer in layers):
+        raise InputError(f"predictor {next(iter(predictors))!r}: encoder and decoder are two stacks, it knows one")
     pending = _Pending(len(layers), layers[0].layout.n_experts)
     with evaluating(model), ExitStack() as stack:
         captures: dict[bool, tuple[list[int], ChoiceCapture | RouterCapture]] = {}

@@ -1,6 +1,7 @@
 """One recording from prompts to trace: in memory or on disk, whole or continued, through Python."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -206,8 +207,6 @@ def test_a_model_without_routed_experts_and_a_router_of_unknown_kind_are_refused
 
 
 def test_moesim_imports_no_torch(model: Any) -> None:
-    import subprocess
-
     code = "import sys, moesim; moesim.record; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -220,3 +219,24 @@ def test_a_model_in_training_stays_in_training(model: Any) -> None:
     finally:
         model.eval()
     arrays_equal(moesim.record(model, PROMPTS[:1], max_new_tokens=3), first)
+
+
+def test_an_encoder_decoder_is_recorded_and_foreseen_by_nobody() -> None:
+    model = build("switch")
+    trace = moesim.record(model, PROMPTS, max_new_tokens=4, batch=3, ignore_end=True)
+    trace.validate()
+    # Prompts through the encoder, a start token and three of four chosen ones through the decoder.
+    assert trace.tokens == sum(len(prompt) + 4 for prompt in PROMPTS)
+    predictors = predictors_by_name(["residual"], find_moe_layers(model), [])
+    with pytest.raises(InputError, match="predictor 'residual': encoder and decoder are two stacks"):
+        moesim.record(model, PROMPTS, predictors=predictors)
+
+
+def test_without_the_extra_the_package_says_what_it_needs() -> None:
+    code = (
+        "import sys, moesim; sys.modules['torch'] = None\n"
+        "try: moesim.record(None, [])\n"
+        "except moesim.errors.InputError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == "moesim.record needs torch: install moesim[record]\n"
