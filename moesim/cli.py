@@ -9,8 +9,9 @@ import typer
 
 import moesim
 from moesim.cli_fit import app as fit_app
-from moesim.cli_record import EXAMPLES, record
 from moesim.cli_quality import EXAMPLES, quality
+from moesim.cli_record import EXAMPLES as RECORD_EXAMPLES
+from moesim.cli_record import record
 from moesim.cli_trace import app as trace_app
 from moesim.command_line import examples, run_app
 from moesim.errors import ConfigError
@@ -25,7 +26,7 @@ app = typer.Typer(
 app.add_typer(trace_app, name="trace")
 app.add_typer(fit_app, name="fit")
 app.command(epilog=EXAMPLES)(quality)
-app.command(epilog=examples(*EXAMPLES))(record)
+app.command(epilog=examples(*RECORD_EXAMPLES))(record)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
 
@@ -276,7 +277,7 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2."""
-    run_app(app, "interrupted; the same command continues a sweep where it was")
+    run_app(app, "interrupted; the same command continues where it was")
 
 
 if __name__ == "__main__":
