@@ -1,5 +1,7 @@
 """Small models, traces and jobs for the real devices, and what must hold of any run on one of them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,8 @@ from moesim.run import RunConfig
 from moesim.trace import Trace
 from tests.traces_for_tests import PREDICTOR, random_trace
 
+STRESS = [("lru", 3), ("prefetch-and-refetch", 3), ("speculate-and-execute", 3), ("lru", 1)]
+"""Policies and batches for slots of one token's experts: three tokens run in waves, all in the same slots."""
 CONTEXT_TOKENS = 16
 STEPS = 10
 BATCH = 3
@@ -128,3 +132,13 @@ class Machine:
         if batch not in self._truths:
             self._truths[batch] = self.run("all-resident", 1.0, batch)[1].output_sha256
         return self._truths[batch]
+
+    def check_stress(self, policy, batch, make_device):
+        """Every slot is used again at once, many times, and all is right."""
+        work, ran = self.run(policy, self.top_k_slots, batch, make_device)
+        assert differences(ran, work) == []
+        if policy in LOSSLESS:
+            assert ran.output_sha256 == self.truth(batch)
+        filled = Counter(slot for event in ran.deeds.copies for _, slot in event)
+        assert sorted(filled) == list(range(self.spec.top_k))
+        assert min(filled.values()) > STEPS * self.spec.layers // 2

@@ -1,12 +1,11 @@
 """Slots that are used again at once, slow streams, and waits left out: the CPU device must be right, or be caught."""
 
-from collections import Counter
 from time import sleep
 
 import pytest
 
 from hw_validate.cpu import CpuDevice
-from tests.hw_validate.cells_on_devices import BATCH, LOSSLESS, STEPS, differences
+from tests.hw_validate.cells_on_devices import BATCH, STRESS, differences
 
 DELAY_S = 0.001
 
@@ -43,20 +42,10 @@ class CopiesDoNotWait(SlowKernels):
             super().wait(stream, event)
 
 
-# Slots of one token's experts for an event of three tokens, and prefetches into slots that are being read.
-STRESS = [("lru", BATCH), ("prefetch-and-refetch", BATCH), ("speculate-and-execute", BATCH), ("lru", 1)]
-
-
 @pytest.mark.parametrize("device", [SlowCopies, SlowKernels])
 @pytest.mark.parametrize(("policy", "batch"), STRESS)
 def test_every_slot_is_used_again_at_once_and_nothing_is_torn(cpu_machine, policy, batch, device):
-    work, ran = cpu_machine.run(policy, cpu_machine.top_k_slots, batch, make_device=device)
-    assert differences(ran, work) == []
-    if policy in LOSSLESS:
-        assert ran.output_sha256 == cpu_machine.truth(batch)
-    filled = Counter(slot for event in ran.deeds.copies for _, slot in event)
-    assert sorted(filled) == list(range(cpu_machine.spec.top_k))
-    assert min(filled.values()) > STEPS * cpu_machine.spec.layers // 2
+    cpu_machine.check_stress(policy, batch, device)
 
 
 @pytest.mark.parametrize("device", [SlowCopies, SlowKernels])
@@ -78,4 +67,3 @@ def test_copies_that_do_not_wait_for_the_kernels_that_read_their_slot_are_caught
     work, ran = cpu_machine.run(policy, cpu_machine.top_k_slots, BATCH, make_device=CopiesDoNotWait)
     assert "torn" in differences(ran, work), "by the tags that the kernels read"
     assert ran.output_sha256 != cpu_machine.truth(BATCH), "by the outputs"
-
