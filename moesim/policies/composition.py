@@ -196,7 +196,11 @@ def _values(role: str, rule: str, arguments: dict[str, str], text: str) -> dict[
     for key, value in arguments.items():
         if key not in known:
             raise ConfigError(f"policy {text!r}: {rule} has no parameter {key!r}: {nearest(key, known)}")
-        default, parsed = known[key], yaml.safe_load(value)
+        default = known[key]
+        try:
+            parsed = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ConfigError(f"policy {text!r}: {key}={value}: no plain value") from None
         if default is not None and type(parsed) is not type(default):
             raise ConfigError(f"policy {text!r}: {key}={value}: expected a {type(default).__name__}")
         values[key] = parsed

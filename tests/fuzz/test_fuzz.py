@@ -10,6 +10,7 @@ import pytest
 
 from moesim.config import Sweep
 from moesim.errors import ConfigError, TraceError
+from moesim.policies.composition import parse
 from moesim.run import RunConfig, simulate
 from tests.fuzz.targets import TARGETS, feed
 from tests.trace.examples import example
@@ -38,6 +39,12 @@ def test_a_run_refuses_a_trace_whose_values_break_the_format(tmp_path):
     config = RunConfig(trace=path, model="olmoe-1b-7b", hardware="rtx-a6000", policy="lru", cache_fraction=0.25)
     with pytest.raises(TraceError, match=r"experts\[3, 1, 0\] = 200: expert ids are below 8"):
         simulate(config)
+
+
+@pytest.mark.parametrize("value", ["*missing", "'", "2020-13-45", "!!python/name:os.system"])
+def test_a_parameter_that_is_no_plain_value_is_refused(value):
+    with pytest.raises(ConfigError, match=r"key=.*: no plain value"):
+        parse(f"least-stale[key={value}]")
 
 
 def test_lists_that_multiply_to_too_many_runs_are_refused(tmp_path):
