@@ -17,6 +17,8 @@ from hw_validate.driver import HardwareError, pin, unpin
 TAG_BYTES = 64
 """Keeps every block on a 64-byte boundary."""
 PAGE_BYTES = 4096
+DRAW_BYTES = 1 << 29
+"""Weights drawn at once, before they go to the host."""
 
 
 def available_host_bytes() -> int:
@@ -72,7 +74,7 @@ class HostExperts:
     def fill(self, device: torch.device, seed: int, dtype: torch.dtype = torch.bfloat16) -> None:
         """Random weights that keep activations of order one, drawn on `device`, and the tags."""
         generator = torch.Generator(device=device).manual_seed(seed)
-        per_draw = min(self.experts, max(1, (1 << 29) // self.stride_bytes))
+        per_draw = min(self.experts, max(1, DRAW_BYTES // self.stride_bytes))
         draw = torch.empty((per_draw, self.stride_bytes), dtype=torch.uint8, device=device)
         matrices = draw[:, : self.expert_bytes].view(dtype)
         tags = draw[:, self.expert_bytes :].view(torch.int64)
