@@ -55,7 +55,8 @@ def quality(
 
     The model's own code runs; hooks replace what its routers choose. Every mode is run on the same held-out text,
     decoded teacher-forced, and told with 95 % intervals. The modes: speculate-and-execute (closed loop, on all layers
-    and on later ones only), open-loop, resident-execute, drop, substitute, cache-prior and low-precision.
+    and on later ones only), open-loop, resident-execute, drop, substitute, cache-prior, max-rank,
+    cumulative-threshold and low-precision.
     """
     from moesim.atomic_write import atomic_write
     from moesim.config import cache_fraction

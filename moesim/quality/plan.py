@@ -12,6 +12,7 @@ from moesim.quality.foresight import Foresight
 from moesim.quality.modes.cache_prior import CachePrior
 from moesim.quality.modes.drop import Drop
 from moesim.quality.modes.low_precision import LowPrecision
+from moesim.quality.modes.max_rank import CumulativeThreshold, MaxRank
 from moesim.quality.modes.mode import Mode
 from moesim.quality.modes.open_loop import OpenLoop
 from moesim.quality.modes.resident_execute import ResidentExecute
@@ -21,8 +22,12 @@ from moesim.quality.modes.true_routing import TrueRouting
 from moesim.record.moe_layers import MoeLayer
 
 SPECULATE, OPEN_LOOP, RESIDENT_EXECUTE = "speculate-and-execute", "open-loop", "resident-execute"
-DROP, SUBSTITUTE, CACHE_PRIOR, LOW_PRECISION = "drop", "substitute", "cache-prior", "low-precision"
-MODES: Final = (SPECULATE, OPEN_LOOP, RESIDENT_EXECUTE, DROP, SUBSTITUTE, CACHE_PRIOR, LOW_PRECISION)
+DROP, SUBSTITUTE, LOW_PRECISION = "drop", "substitute", "low-precision"
+CACHE_PRIOR, MAX_RANK, CUMULATIVE_THRESHOLD = "cache-prior", "max-rank", "cumulative-threshold"
+MODES: Final = (
+    SPECULATE, OPEN_LOOP, RESIDENT_EXECUTE, DROP, SUBSTITUTE, CACHE_PRIOR, MAX_RANK, CUMULATIVE_THRESHOLD,
+    LOW_PRECISION,
+)
 STRENGTHS: Final = (0.2, 0.5, 0.8)
 """The paper's λ: quality is said to fall past 0.8."""
 
@@ -82,9 +87,12 @@ class Plan:
             for weight in ("original", "own"):
                 yield from (partial(Substitute, layers, feeding, each, weight) for each in fractions)
         elif name == CACHE_PRIOR:
-            keep = min(2, layers[0].layout.top_k)
             for strength in STRENGTHS:
-                yield from (partial(CachePrior, layers, each, strength, keep) for each in fractions)
+                yield from (partial(CachePrior, layers, each, strength) for each in fractions)
+        elif name == MAX_RANK:
+            yield from (partial(MaxRank, layers, each) for each in fractions)
+        elif name == CUMULATIVE_THRESHOLD:
+            yield from (partial(CumulativeThreshold, layers, each) for each in fractions)
         else:
             yield from (partial(LowPrecision, layers, each) for each in (*fractions, None))
             yield from (partial(LowPrecision, layers, None, bits=bits, high=-1.0, low=1.0) for bits in (8, 4))

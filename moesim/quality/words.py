@@ -1,6 +1,7 @@
 """A quality file as a table for people."""
 
 import json
+import sys
 
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +12,14 @@ from moesim.quality.stored import Interval, Measured, Quality
 def print_quality(quality: Quality) -> None:
     """One line per mode, with 95 % intervals."""
     text = quality.text
-    console = Console()
+    # Beyond a terminal lines are not broken, for whoever searches them.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     console.print(
         f"{quality.model} ({quality.weights_sha256[:12]}…), {text.tokens_measured:,} tokens of {text.source} measured",
         highlight=False, markup=False,
     )
     table = Table(box=None, pad_edge=False)
-    for name in ("mode", "cache", "perplexity", "increase", "KL, nats", "top-1", "weight"):
+    for name in ("mode", "cache", "perplexity", "increase, %", "KL, nats", "same top-1, %", "in full, %"):
         table.add_column(name, justify="left" if name == "mode" else "right", overflow="fold")
     for each in quality.measured:
         table.add_row(*(
@@ -25,10 +27,10 @@ def print_quality(quality: Quality) -> None:
                 mode_words(each),
                 "–" if each.cache_fraction is None else f"{100 * each.cache_fraction:.3g} %",
                 f"{each.perplexity.value:.4g}",
-                _spread(each.perplexity_increase, 100, "+.2f", " %"),
+                _spread(each.perplexity_increase, 100, "+.2f"),
                 _spread(each.kl_nats, 1, ".4f"),
-                _spread(each.top1_agreement, 100, ".1f", " %"),
-                "–" if each.weight_executed is None else f"{100 * each.weight_executed:.1f} %",
+                _spread(each.top1_agreement, 100, ".1f"),
+                "–" if each.weight_executed is None else f"{100 * each.weight_executed:.1f}",
             )
         ))
     console.print(table)
@@ -47,6 +49,6 @@ def mode_words(measured: Measured) -> str:
     return f"{measured.mode}[{inside}]" if inside else measured.mode
 
 
-def _spread(interval: Interval, scale: float, form: str, unit: str = "") -> str:
+def _spread(interval: Interval, scale: float, form: str) -> str:
     value, low, high = (format(scale * each, form) for each in (interval.value, interval.low, interval.high))
-    return f"{value} ({low} to {high}){unit}"
+    return f"{value} ({low} to {high})"

@@ -13,6 +13,7 @@ from moesim.quality.stored import load
 from moesim.record.weights import weights_sha256
 from tests.record.tiny_models import VOCABULARY, olmoe
 
+FULL = {"resident-execute", "drop", "substitute", "low-precision"}
 SMALL = ["--block", "24", "--prompt", "4", "--warmup", "3", "--lanes", "2", "--quiet", "--cache", "40%"]
 
 
@@ -53,7 +54,8 @@ def test_the_file_says_what_was_measured_on_what(measured):
     assert text.tokens_measured == 5 * 19 - 2 * 3
     names = {each.mode for each in measured.measured}
     assert names == {
-        "true", "speculate-and-execute", "resident-execute", "drop", "substitute", "cache-prior", "low-precision",
+        "true", "speculate-and-execute", "resident-execute", "drop", "substitute", "cache-prior", "max-rank",
+        "cumulative-threshold", "low-precision",
     }
     assert {each.cache_fraction for each in measured.measured} == {None, 0.4}
     assert measured.left_out == []
@@ -69,7 +71,7 @@ def test_true_routing_costs_nothing_and_intervals_hold_their_values(measured):
             assert (each.kl_nats.high, each.perplexity_increase.high, each.top1_agreement.low) == (0, 0, 1)
         else:
             assert each.kl_nats.value > 0
-        assert (each.weight_executed is None) == (each.mode in ("true", "speculate-and-execute", "cache-prior"))
+        assert (each.weight_executed is None) == (each.mode not in FULL)
 
 
 def test_perplexity_of_the_true_mode_is_the_plain_models(measured, folder):

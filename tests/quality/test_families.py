@@ -23,8 +23,8 @@ def test_every_mode(name):
     sums = measure(model, layers, modes, blocks, Layout(4, 2, 2))
     unknown = "gate weights do not follow from its scores"
     assert all(unknown in each for each in left_out)
-    assert len(left_out) == (2 if name == "phi-moe" else 0)
-    assert len(modes) == (1 + 1 + 2 + 1 + 2 + 4 + 4 + 6 + 5) - (2 + 6 if name == "phi-moe" else 0)
+    assert len(left_out) == (4 if name == "phi-moe" else 0)
+    assert len(modes) == (1 + 1 + 2 + 1 + 2 + 4 + 4 + 6 + 2 + 2 + 5) - (2 + 6 + 4 if name == "phi-moe" else 0)
     for mode, found in zip(modes, sums, strict=True):
         assert np.isfinite(found).all()
         assert (found[:, TOKENS] == [9, 9]).all()

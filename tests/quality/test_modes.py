@@ -12,6 +12,7 @@ from moesim.quality.measure import NLL, TOKENS, Layout, measure
 from moesim.quality.modes.cache_prior import CachePrior
 from moesim.quality.modes.drop import Drop
 from moesim.quality.modes.low_precision import LowPrecision
+from moesim.quality.modes.max_rank import CumulativeThreshold, MaxRank
 from moesim.quality.modes.open_loop import OpenLoop
 from moesim.quality.modes.resident_execute import ResidentExecute
 from moesim.quality.modes.speculate_and_execute import SpeculateAndExecute
@@ -45,6 +46,8 @@ def cached_modes(name, fraction):
         Substitute(layers, feeding, fraction, "own"),
         LowPrecision(layers, fraction),
         CachePrior(layers, fraction, strength=0.5, keep=1),
+        MaxRank(layers, fraction),
+        CumulativeThreshold(layers, fraction),
     ]
 
 
