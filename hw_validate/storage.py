@@ -71,12 +71,15 @@ class HostExperts:
         start = expert * self.stride_bytes
         return torch.from_numpy(self.bytes[start : start + self.stride_bytes])
 
-    def fill(self, device: torch.device, seed: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Random weights that keep activations of order one, drawn on `device`, and the tags."""
+    def fill(self, device: torch.device, seed: int) -> None:
+        """Random weights that keep activations of order one, drawn on `device`, and the tags.
+
+        They are bfloat16; two of them read as one float32 have the same spread, for the upper half decides.
+        """
         generator = torch.Generator(device=device).manual_seed(seed)
         per_draw = min(self.experts, max(1, DRAW_BYTES // self.stride_bytes))
         draw = torch.empty((per_draw, self.stride_bytes), dtype=torch.uint8, device=device)
-        matrices = draw[:, : self.expert_bytes].view(dtype)
+        matrices = draw[:, : self.expert_bytes].view(torch.bfloat16)
         tags = draw[:, self.expert_bytes :].view(torch.int64)
         for first in range(0, self.experts, per_draw):
             count = min(per_draw, self.experts - first)

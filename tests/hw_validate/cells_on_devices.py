@@ -117,7 +117,7 @@ class Machine:
             self.dense[batch] = make_dense(self.spec, self.spec.layers, batch, batch, CONTEXT_TOKENS)
             self.trace[batch] = write_trace(folder / f"{precision}-{batch}.safetensors", self.spec, STEPS, batch)
         self.host = HostExperts(self.experts, self.spec.expert_bytes, pinned=device == "cuda")
-        self.host.fill(torch.device(device), seed=3, dtype=self.dense[batches[0]].residual.dtype)
+        self.host.fill(torch.device(device), seed=3)
         self._truths = {}
 
     def job(self, policy, cache_fraction, batch=1):

@@ -23,11 +23,10 @@ def test_every_block_ends_in_its_own_name_and_holds_weights_of_the_wanted_spread
         assert not torch.equal(host.block(0)[:4096], host.block(1)[:4096])
 
 
-def test_float32_weights_have_the_same_spread():
+def test_weights_read_as_float32_have_the_same_spread():
     with HostExperts(2, 4096, pinned=False) as host:
-        host.fill(CPU, seed=1, dtype=torch.float32)
+        host.fill(CPU, seed=1)
         assert float(host.block(1)[:4096].view(torch.float32).std()) == pytest.approx(0.02, rel=0.1)
-        assert host.block(1)[4096:].view(torch.int64).tolist() == [1] * (TAG_BYTES // 8)
 
 
 def test_weights_drawn_in_pieces_still_carry_every_tag(monkeypatch):
