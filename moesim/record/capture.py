@@ -107,7 +107,9 @@ class _Capture:
 
     def _taken(self, name: str) -> torch.Tensor:
         """[L, N, ...]: what was kept under `name`, the tokens of all passes along one axis."""
-        return torch.stack([parts[0] if len(parts) == 1 else torch.cat(parts) for parts in self._seen.pop(name)])
+        layers = [parts[0] if len(parts) == 1 else torch.cat(parts) for parts in self._seen.pop(name)]
+        # The layers of one model may be spread over several GPUs.
+        return torch.stack([each.to(layers[0].device, non_blocking=True) for each in layers])
 
     def _taken_choices(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and weights [L, N, top_k], heaviest first, as the format wants them; not every router sorts."""
