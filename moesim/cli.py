@@ -9,6 +9,7 @@ import typer
 
 import moesim
 from moesim.cli_fit import app as fit_app
+from moesim.cli_policies import app as policies_app
 from moesim.cli_quality import EXAMPLES, quality
 from moesim.cli_record import EXAMPLES as RECORD_EXAMPLES
 from moesim.cli_record import record
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Simulate Mixture-of-Experts inference with experts offloaded to host memory.",
 )
 app.add_typer(trace_app, name="trace")
+app.add_typer(policies_app, name="policies")
 app.add_typer(fit_app, name="fit")
 app.command(epilog=EXAMPLES)(quality)
 app.command(epilog=examples(*RECORD_EXAMPLES))(record)
@@ -82,6 +84,7 @@ def sweep(
 @app.command(epilog=examples(
     "moesim run --policy lru --cache 25%",
     "moesim run --policy 'least-stale[key=cyclic]' --cache 12.5% --hardware rtx-4090 --json",
+    "moesim run --policy mine.py:MyEvict --cache 25%    # a rule of your own: docs/writing-a-policy.md",
     "moesim run --policy speculate-and-execute --set link_bytes_per_s=50e9 --timeline token.json",
 ))
 def run(
@@ -200,24 +203,6 @@ def report(
     from moesim.report import write_report
 
     typer.echo(write_report(folder))
-
-
-@app.command(epilog=examples("moesim policies", "moesim policies --json | jq '.[].name'"))
-def policies(as_json: Json = False) -> None:
-    """List the policies, each with its source."""
-    from moesim.policies.composition import known_policies, parse
-
-    rows = [
-        {
-            "name": name,
-            "lossless": policy.lossless,
-            "bound": policy.spec.bound,
-            "summary": policy.spec.summary,
-            "source": policy.spec.source,
-        }
-        for name, policy in ((name, parse(name)) for name in known_policies())
-    ]
-    _list(rows, as_json)
 
 
 @app.command(epilog=examples("moesim models"))

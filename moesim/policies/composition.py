@@ -136,7 +136,8 @@ def load_spec(name: str) -> PolicySpec:
     if is_own_rule(name):
         rule = own_rule(name)
         about = inspect.getdoc(rule) or name
-        return PolicySpec(name=name, summary=about.splitlines()[0], source=name, **{role_of(rule): name})
+        said = {"name": name, "summary": about.splitlines()[0], "source": name, role_of(rule): name}
+        return PolicySpec.model_validate(said)
     return read_model(find("policies", name), PolicySpec)
 
 

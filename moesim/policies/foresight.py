@@ -80,8 +80,8 @@ class Synthetic(Foresight):
     was not chosen, drawn evenly, has the place, and the true one is tried again behind all others. So the recall at
     top-k is `recall`, whatever the expert's weight, and each further rank finds one of the missed with that
     probability. Draws are a hash of seed, request, position, layer and rank: a token's prediction is the same in
-    every stretch of the trace, under every policy and on every machine. The first layer is not foreseen. It says what a predictor of
-    that accuracy would be worth, not that there is one.
+    every stretch of the trace, under every policy and on every machine. The first layer is not foreseen. It
+    says what a predictor of that accuracy would be worth, not that there is one.
     """
 
     reads_ahead = True

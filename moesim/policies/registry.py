@@ -12,6 +12,7 @@ from pkgutil import iter_modules
 from typing import Any, TypeVar
 
 from moesim.errors import ConfigError, nearest
+from moesim.policies.own_rule import is_own_rule, own_rule, role_of
 
 ROLES = ("route", "prefetch", "on_miss", "evict")
 Rule = TypeVar("Rule", bound=type)
@@ -47,6 +48,11 @@ def rules(role: str) -> Mapping[str, type]:
 
 def rule_class(role: str, name: str) -> type:
     """The class of a rule. Raises ConfigError with the nearest known names."""
+    if is_own_rule(name):
+        rule = own_rule(name)
+        if role_of(rule) != role:
+            raise ConfigError(f"policy: {name} is a rule of the role {role_of(rule)}, not {role}")
+        return rule
     known = rules(role)
     if name not in known:
         raise ConfigError(f"policy: unknown {role} rule {name!r}: {nearest(name, known)}")

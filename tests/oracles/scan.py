@@ -37,6 +37,8 @@ class Past:
     """When it was last used, or inserted if it has not been used since."""
     uses: list[tuple[int, int, float, bool]] = field(default_factory=list)
     """(time, step, gate weight, high precision) of every use."""
+    step: int = 0
+    """When it was last used, inserted, or named by a prefetch while it was resident."""
     prefetched: bool = False
     """Its slot was given for a prefetch and it has not been used since."""
 
@@ -59,6 +61,15 @@ def lru(key, past, now):
 
 def lhu(key, past, now):
     return sum(high for time, _, _, high in past.uses if time >= past.inserted), past.touched
+
+
+def lfu(key, past, now):
+    return sum(use[0] >= past.inserted for use in past.uses), past.touched
+
+
+def least_stale(key, past, now):
+    """Its `insertion` variant."""
+    return past.step == now.step, past.inserted
 
 
 def fld(key, past, now):
@@ -98,8 +109,8 @@ def hobbit(key, past, now, weights=(Fraction(1, 4),) * 4):
 
 
 FORMULAS: dict[str, Formula] = {
-    "lru": lru, "lhu": lhu, "fld": fld, "cyclic-lru": cyclic_lru, "score": score, "lcp": lcp,
-    "lcp[counts=insertion]": lcp_from_insertion, "hobbit": hobbit,
+    "lru": lru, "lfu": lfu, "least-stale": least_stale, "lhu": lhu, "fld": fld, "cyclic-lru": cyclic_lru,
+    "score": score, "lcp": lcp, "lcp[counts=insertion]": lcp_from_insertion, "hobbit": hobbit,
 }
 
 
@@ -253,7 +264,7 @@ def simulate(
             past = pasts.setdefault(key, Past())
             if key not in residents:
                 past.inserted = now_used
-            past.touched, past.prefetched = now_used, False
+            past.touched, past.step, past.prefetched = now_used, event.step, False
             past.uses.append((now_used, event.step, weight.get(key[1], 0.0), key[1] in high))
             rule.used(key, key in residents)
         busy = pinned | set(used)
@@ -265,7 +276,10 @@ def simulate(
                 busy = pinned | set(used)
                 assert take(key, busy, now, outcome)
         wanted = list(ask(event, {holder for holder in holders if holder is not None}))
-        pinned.update(key for key in wanted if key in holders)
+        for key in wanted:
+            if key in holders:
+                pinned.add(key)
+                pasts[key].step = event.step
         for key in wanted:
             if key in holders:
                 continue
@@ -275,6 +289,7 @@ def simulate(
             stamp = tick()
             past = pasts.setdefault(key, Past())
             past.inserted = past.touched = stamp
+            past.step = event.step
             past.prefetched = True
             rule.used(key, False)
             pinned.add(key)

@@ -1,0 +1,134 @@
+"""Misses of every policy at eight sizes on shipped traces, counted by tests/oracles/scan.py alone.
+
+`python -m tests.oracles.shipped_counts [POLICY...]` prints the table of tests/policies/test_shipped_counts.py; it scans
+every slot at every eviction and takes some minutes. Nothing of the package decides here; it only opens the file.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from moesim.trace import Trace
+from tests.oracles import rules, scan
+
+TRACES = Path(__file__).parents[2] / "traces"
+LAYERS, EXPERTS, TOP_K = 16, 64, 8
+EIGHT_SLOTS = (20, 51, 102, 128, 256, 409, 512, 768)
+"""2, 5, 10, 12.5, 25, 40, 50 and 75 % of 1,024."""
+TOKENS = 24
+"""The first decoded tokens of each of three requests."""
+
+
+def rows(trace):
+    """The first decoded tokens of the first three requests."""
+    decoded = [np.flatnonzero((trace.request == request) & (trace.phase == 1))[:TOKENS] for request in range(3)]
+    return np.concatenate(decoded)
+
+
+def opened(name):
+    return Trace.load(TRACES / f"{name}.safetensors")
+
+
+def events_of(trace):
+    for step, row in enumerate(rows(trace).tolist()):
+        for layer in range(LAYERS):
+            yield scan.Event(
+                step, layer, int(trace.request[row]), tuple(trace.experts[row, layer].tolist()),
+                tuple(trace.weights[row, layer].tolist()),
+                () if trace.scores is None else tuple(trace.scores[row, layer].tolist()),
+            )
+
+
+def recorded(trace, channel, ranks):
+    ranking = trace.predicted[channel].ranking[rows(trace)]
+
+    def ask(event, residents):
+        ahead = event.layer + 1
+        return [] if ahead == LAYERS else [(ahead, int(e)) for e in ranking[event.step, ahead, :ranks]]
+
+    return ask
+
+
+def remembered(ask):
+    """For a rule that does not look at the residents: its answers, once for all sizes."""
+    answers = {}
+
+    def again(event, residents):
+        place = event.step, event.layer
+        if place not in answers:
+            answers[place] = ask(event, residents)
+        return answers[place]
+
+    return again
+
+
+class Predicted:
+    """Only the first layer fetches what is missing, if any does, and the rest executes what was foreseen."""
+
+    def __init__(self, trace, channel):
+        self._ask = recorded(trace, channel, TOP_K)
+
+    def accesses(self, event, residents):
+        if event.layer == 0:
+            return event.experts
+        before = scan.Event(event.step, event.layer - 1, event.request, (), ())
+        return [expert for _, expert in self._ask(before, residents)]
+
+    @staticmethod
+    def fetched(event, missing):
+        return missing if event.layer == 0 else ()
+
+
+def cases():
+    """Policy -> (trace, rules of the oracle made anew for each size)."""
+    scored, plain = opened("reference-16x64-scores"), opened("reference-16x64")
+    events = {id(scored): list(events_of(scored)), id(plain): list(events_of(plain))}
+    on_scored = events[id(scored)]
+    residual, both = (recorded(plain, channel, TOP_K) for channel in ("residual", "residual+default-vectors"))
+    over = recorded(plain, "residual+default-vectors", 12)
+    like_sequence = remembered(rules.activation_matrix(LAYERS, EXPERTS, TOP_K))
+    like_token = remembered(rules.expert_map(LAYERS, TOP_K, 3))
+    often = remembered(rules.static_frequency(LAYERS, TOP_K))
+    executed = Predicted(plain, "residual+default-vectors")
+    made = {
+        **{name: (scored, lambda name=name: {"evict": name}) for name in (
+            "lru", "lfu", "least-stale", "lhu", "fld", "cyclic-lru", "score", "lcp", "slru", "random")},
+        "lcp[counts=insertion]": (scored, lambda: {"evict": "lcp[counts=insertion]"}),
+        "hobbit-eviction": (scored, lambda: {"evict": "hobbit"}),
+        "cache-prior": (scored, lambda: {"choose": rules.cache_prior()}),
+        "max-rank": (scored, lambda: {"choose": rules.max_rank()}),
+        "cumulative-threshold": (scored, lambda: {"choose": rules.max_rank(mass=0.6)}),
+        "specmd-substitute": (scored, lambda: {"choose": rules.substitute(), "evict": "least-stale"}),
+        "adapmoe-top-1": (scored, lambda: {"choose": rules.adaptive_top_1()}),
+        "pre-gated": (scored, lambda: {"ask": rules.truth(on_scored)}),
+        "static-frequency": (scored, lambda: {"ask": often}),
+        "moe-infinity": (scored, lambda: {"ask": like_sequence, "evict": "lfu"}),
+        "finemoe": (scored, lambda: {"ask": like_token, "evict": "lfu"}),
+        "hobbit[predictor=synthetic[recall=1]]": (scored, lambda: {
+            "ask": rules.multi_layer(on_scored), "evict": "hobbit", "fetched": rules.skip_light}),
+        "prefetch-and-refetch": (plain, lambda: {"ask": both}),
+        "speculate-and-execute": (plain, lambda: {"ask": both, "choose": executed.accesses}),
+        "resident-execute": (plain, lambda: {"ask": both, "fetched": executed.fetched}),
+        "mixtral-offloading": (plain, lambda: {"ask": residual}),
+        "specmd-overfetch": (plain, lambda: {"ask": over, "evict": "least-stale"}),
+        "specmd-percentile[predictor=residual,percentile=85.0]": (plain, lambda: {
+            "ask": recorded(plain, "residual", 10), "evict": "least-stale"}),  # of 64, 10 lie above place 53.55
+        "specmd-drop": (plain, lambda: {"ask": over, "fetched": rules.drop, "evict": "least-stale"}),
+    }
+    return {name: (events[id(trace)], rule) for name, (trace, rule) in made.items()}
+
+
+def main(wanted):
+    for name, (events, rule) in cases().items():
+        if wanted and name not in wanted:
+            continue
+        misses = [
+            sum(len(each.accessed) - len(each.hits) for each in scan.simulate(events, slots, layers=LAYERS, **rule()))
+            for slots in EIGHT_SLOTS
+        ]
+        print(f'    "{name}": ({", ".join(map(str, misses))}),', flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
