@@ -14,7 +14,7 @@ from moesim.record.weights import weights_sha256
 from tests.record.tiny_models import VOCABULARY, olmoe
 
 FULL = {"resident-execute", "drop", "substitute", "low-precision"}
-SMALL = ["--block", "24", "--prompt", "4", "--warmup", "3", "--lanes", "2", "--quiet", "--cache", "40%"]
+SMALL = ["--block", "24", "--prompt", "14", "--warmup", "3", "--lanes", "2", "--quiet", "--cache", "40%"]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def test_the_file_says_what_was_measured_on_what(measured):
     assert measured.weights_sha256 == weights_sha256(olmoe())
     text = measured.text
     assert (text.source, text.blocks, text.tokens) == ("text.npy", 5, 120)
-    # 5 blocks of 24: a prompt of 4, then 19 foretold; of each of the two lanes, 3 are warm-up
-    assert text.tokens_measured == 5 * 19 - 2 * 3
+    # 5 blocks of 24: a prompt of 14, then 9 foretold; of each of the two lanes, 3 are warm-up
+    assert text.tokens_measured == 5 * 9 - 2 * 3
     names = {each.mode for each in measured.measured}
     assert names == {
         "true", "speculate-and-execute", "resident-execute", "drop", "substitute", "cache-prior", "max-rank",
@@ -78,9 +78,9 @@ def test_perplexity_of_the_true_mode_is_the_plain_models(measured, folder):
     """Recomputed from transformers' logits: the counted tokens of every block."""
     ids = torch.from_numpy(np.load(folder / "text.npy")[:120].reshape(5, 24))
     with torch.inference_mode():
-        likely = olmoe()(input_ids=ids).logits[:, 4:-1].double().log_softmax(-1)
-    nll = -likely.gather(-1, ids[:, 5:, None])[..., 0]
-    counted = torch.ones(5, 19, dtype=torch.bool)
+        likely = olmoe()(input_ids=ids).logits[:, 14:-1].double().log_softmax(-1)
+    nll = -likely.gather(-1, ids[:, 15:, None])[..., 0]
+    counted = torch.ones(5, 9, dtype=torch.bool)
     counted[0, :3] = counted[3, :3] = False  # blocks 0, 1, 2 are one lane's, 3 and 4 the other's
     assert measured.measured[0].perplexity.value == pytest.approx(nll[counted].mean().exp().item(), rel=1e-6)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-STAGES = ("corpus", "train", "record", "predictors", "write")
+STAGES = ("corpus", "train", "record", "predictors", "quality", "write")
 # Where the corpus' own vocabulary would make the weights too large to ship.
 VOCABULARIES = {"reference-8x16": 4096}
 
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("traces"), help="where traces and models/ go")
     parser.add_argument("--seconds", type=float, help="wall clock of training (default: the shape's own)")
     parser.add_argument("--steps", type=int, help="stop training after so many steps, if they come first")
+    parser.add_argument("--quality-tokens", type=int, default=8_192, help="held-out tokens that quality is measured on")
     parser.add_argument("--device", default="cuda")
     arguments = parser.parse_args()
     vocabulary = VOCABULARIES.get(arguments.name)
@@ -34,7 +35,7 @@ def main() -> None:
             from traces.recipes.smaller_vocabulary import shrink
 
             shrink(whole_corpus, corpus_folder, vocabulary)
-    if {"train", "record", "predictors"} & set(arguments.stages):
+    if {"train", "record", "predictors", "quality"} & set(arguments.stages):
         # torch is loaded only for the stages that need it.
         from traces.recipes import stages
         from traces.recipes.shapes import SHAPES
@@ -50,11 +51,16 @@ def main() -> None:
             from traces.recipes.predictors import predictors_stage
 
             predictors_stage(shape, text, folder, arguments.device)
+        if "quality" in arguments.stages:
+            from traces.recipes.quality import quality_stage
+
+            quality_stage(shape, text, folder, arguments.device, arguments.quality_tokens)
     if "write" in arguments.stages:
-        from traces.recipes.write import write_model, write_traces
+        from traces.recipes.write import write_model, write_quality, write_traces
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_traces(arguments.name, corpus_folder, folder, arguments.out)
+        write_quality(arguments.name, folder, arguments.out)
         write_model(folder, corpus_folder, arguments.out / "models" / arguments.name)
 
 

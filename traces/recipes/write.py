@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim import __version__
+from moesim.quality.stored import SUFFIX
 from moesim.record.recording import Recording
 from moesim.trace import Availability, Request, Trace, TraceMetadata
 
@@ -70,6 +71,14 @@ def write_traces(name: str, corpus_folder: Path, folder: Path, out: Path) -> Non
         trace.save(path)
         Trace.load(path).validate()
         print(f"{path}: {trace.tokens} tokens, {path.stat().st_size / 1e6:.2f} MB")
+
+
+def write_quality(name: str, folder: Path, out: Path) -> None:
+    """Put the measured quality of the model beside its trace, if the stage of that name has left any."""
+    file = folder / f"{name}{SUFFIX}"
+    if file.exists():
+        shutil.copyfile(file, out / file.name)
+        print(out / file.name)
 
 
 def write_model(folder: Path, corpus_folder: Path, out: Path) -> None:
