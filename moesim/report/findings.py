@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from moesim.report.rows import Results, Row, deployable, fastest
-from moesim.report.words import CLASSES, milliseconds, percent, policy_words
+from moesim.report.words import CLASSES, increase, milliseconds, percent, policy_words
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,9 @@ def headline(results: Results) -> list[str]:
             if lossy["weight_executed"] is None
             else f"{percent(round(lossy['weight_executed'], 3))} of the router's weight"
         )
+        measured = results.cost(lossy)
+        if measured is not None:
+            cost += f" at {increase(measured.value)} perplexity"
         sentences.append(
             f"The fastest lossy choice, {policy_words(lossy['policy'])} at {percent(lossy['cache_fraction'])}, takes "
             f"{milliseconds(lossy['tpot_mean_ns'])} ({comparison}) and executes {cost}"

@@ -23,6 +23,7 @@ def test_a_lossy_policy_has_its_cost_in_its_row(tmp_path):
     text = re.sub(r"\s+", " ", text_of(page))
     assert text.count("+5.0 % (+4.0 % to +6.2 %)") == 3  # at every cache size: it has no cache of its own
     assert "as it is" in text
+    assert "executes 93 % of the router's weight at +5.0 % perplexity." in text
     assert (tmp_path / "out" / "figures" / "pareto.svg").exists()
     assert page.read_text().count("data:image/svg+xml;base64,") == 6 - 1 + 1  # no timeline here, the front besides
 
