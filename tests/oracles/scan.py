@@ -108,9 +108,19 @@ def hobbit(key, past, now, weights=(Fraction(1, 4),) * 4):
     return sum(weight * term for weight, term in zip(weights, terms, strict=True)), past.touched
 
 
+def hobbit_in_whole_numbers(key, past, now):
+    """The same with equal weights, times four times token and layers, which all residents have in common: quicker."""
+    uses = [use for use in past.uses if use[1] >= now.sequence_start]
+    last = uses[-1][1] - now.sequence_start + 1 if uses else 0
+    ahead = (key[0] - now.layer + now.layers) % now.layers
+    counted = last + len(uses) + sum(use[3] for use in uses)
+    return now.layers * counted + (now.step - now.sequence_start + 1) * (now.layers - ahead), past.touched
+
+
 FORMULAS: dict[str, Formula] = {
     "lru": lru, "lfu": lfu, "least-stale": least_stale, "lhu": lhu, "fld": fld, "cyclic-lru": cyclic_lru,
     "score": score, "lcp": lcp, "lcp[counts=insertion]": lcp_from_insertion, "hobbit": hobbit,
+    "hobbit in whole numbers": hobbit_in_whole_numbers,
 }
 
 

@@ -95,7 +95,7 @@ def cases():
         **{name: (scored, lambda name=name: {"evict": name}) for name in (
             "lru", "lfu", "least-stale", "lhu", "fld", "cyclic-lru", "score", "lcp", "slru", "random")},
         "lcp[counts=insertion]": (scored, lambda: {"evict": "lcp[counts=insertion]"}),
-        "hobbit-eviction": (scored, lambda: {"evict": "hobbit"}),
+        "hobbit-eviction": (scored, lambda: {"evict": "hobbit in whole numbers"}),
         "cache-prior": (scored, lambda: {"choose": rules.cache_prior()}),
         "max-rank": (scored, lambda: {"choose": rules.max_rank()}),
         "cumulative-threshold": (scored, lambda: {"choose": rules.max_rank(mass=0.6)}),
@@ -106,7 +106,7 @@ def cases():
         "moe-infinity": (scored, lambda: {"ask": like_sequence, "evict": "lfu"}),
         "finemoe": (scored, lambda: {"ask": like_token, "evict": "lfu"}),
         "hobbit[predictor=synthetic[recall=1]]": (scored, lambda: {
-            "ask": rules.multi_layer(on_scored), "evict": "hobbit", "fetched": rules.skip_light}),
+            "ask": rules.multi_layer(on_scored), "evict": "hobbit in whole numbers", "fetched": rules.skip_light}),
         "prefetch-and-refetch": (plain, lambda: {"ask": both}),
         "speculate-and-execute": (plain, lambda: {"ask": both, "choose": executed.accesses}),
         "resident-execute": (plain, lambda: {"ask": both, "fetched": executed.fetched}),
