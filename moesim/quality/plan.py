@@ -11,7 +11,7 @@ from moesim.errors import InputError, nearest
 from moesim.quality.foresight import Foresight
 from moesim.quality.modes.cache_prior import CachePrior
 from moesim.quality.modes.drop import Drop
-from moesim.quality.modes.low_precision import LowPrecision
+from moesim.quality.modes.low_precision import LowPrecision, rounded_by_layer
 from moesim.quality.modes.max_rank import CumulativeThreshold, MaxRank
 from moesim.quality.modes.mode import Mode
 from moesim.quality.modes.open_loop import OpenLoop
@@ -94,5 +94,7 @@ class Plan:
         elif name == CUMULATIVE_THRESHOLD:
             yield from (partial(CumulativeThreshold, layers, each) for each in fractions)
         else:
-            yield from (partial(LowPrecision, layers, each) for each in (*fractions, None))
-            yield from (partial(LowPrecision, layers, None, bits=bits, high=-1.0, low=1.0) for bits in (8, 4))
+            rounded = {bits: rounded_by_layer(layers, bits) for bits in (4, 8)}
+            yield from (partial(LowPrecision, layers, each, rounded=rounded[4]) for each in (*fractions, None))
+            for bits, each in rounded.items():
+                yield partial(LowPrecision, layers, None, bits=bits, high=-1.0, low=1.0, rounded=each)

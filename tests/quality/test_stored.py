@@ -1,5 +1,8 @@
 """The file of measured costs: which policy of a sweep finds which mode, and files that are not ours."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from moesim.errors import InputError
@@ -85,3 +88,19 @@ def test_a_file_that_is_not_ours_is_one_line(tmp_path, content, message):
     assert str(path) in str(refused.value)
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "none.json")
+
+
+TRACES = Path(__file__).parents[2] / "traces"
+
+
+@pytest.mark.parametrize("path", sorted(TRACES.glob("*.quality.json")), ids=lambda path: path.name)
+def test_the_shipped_files_are_whole_and_of_the_shipped_weights(path):
+    shipped = load(path)
+    true = [each for each in shipped.measured if each.mode == "true"]
+    assert {each.passes for each in true} == {"whole", "stepped"}
+    assert all(each.perplexity_increase.value == each.kl_nats.value == 0 for each in true)
+    name = path.name.removesuffix(".quality.json")
+    model = TRACES / "models" / name / "training.json"
+    if model.exists():
+        assert shipped.weights_sha256 == json.loads(model.read_text())["weights_sha256"]
+    assert cost_of(shipped, "speculate-and-execute", 0.5) > cost_of(shipped, "resident-execute", 0.5) > 0

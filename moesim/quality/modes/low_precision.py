@@ -21,12 +21,20 @@ from moesim.errors import InputError
 from moesim.quality.modes.cached import Pools
 from moesim.quality.modes.mode import Event, Execution, Mode
 from moesim.record.moe_layers import MoeLayer
+from moesim.record.predictors.rounded_experts import RoundedExperts
 
 GROUP = 32
 
 
+def rounded_by_layer(layers: Sequence[MoeLayer], bits: int) -> list[RoundedExperts]:
+    """The experts of each layer, rounded: as much memory again as all of them take."""
+    return [RoundedExperts([layer], bits, GROUP) for layer in layers]
+
+
 class LowPrecision(Mode):
     """Light experts run rounded. `cache_fraction` None: the rule holds for all, resident or not.
+
+    `rounded` is what `rounded_by_layer` made for these layers and bits, so that modes can share it.
 
     Raises:
         InputError: the thresholds do not ascend.
@@ -42,13 +50,12 @@ class LowPrecision(Mode):
         bits: int = 4,
         high: float = 0.6,
         low: float = 0.9,
+        rounded: Sequence[RoundedExperts] | None = None,
     ) -> None:
         if high > low:
             raise InputError(f"{self.name}: thresholds high={high:g} and low={low:g}: high is at most low")
-        from moesim.record.predictors.rounded_experts import RoundedExperts
-
         self._layers, self._bits, self._high, self._low = layers, bits, high, low
-        self._rounded = [RoundedExperts([layer], bits, GROUP) for layer in layers]
+        self._rounded = rounded_by_layer(layers, bits) if rounded is None else rounded
         self._pools = None if cache_fraction is None else Pools(layers, cache_fraction)
         self.cache_fraction = cache_fraction
         self.stepped = cache_fraction is not None
