@@ -11,7 +11,6 @@ from moesim.errors import InputError
 from moesim.policies.composition import split_call
 
 SUFFIX = ".quality.json"
-FORMAT = "moesim-quality/1"
 DEFAULT_PREDICTOR = "residual+default-vectors"
 # What a policy may say that changes which bytes are copied and when, and nothing of what is computed.
 _STATELESS_IGNORE = frozenset({"evict", "key", "count"})
