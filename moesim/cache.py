@@ -14,11 +14,13 @@ from moesim.policies.roles import Evict, Key
 class LazyHeap:
     """Keys in order, where a changed key leaves its old entry behind until that comes to the top."""
 
-    __slots__ = ("_heap", "key_of")
+    __slots__ = ("_aside", "_heap", "key_of")
 
     def __init__(self) -> None:
         self.key_of: dict[int, Key] = {}
         self._heap: list[tuple[Key, int]] = []
+        self._aside: list[tuple[Key, int]] = []
+        """Entries that came to the top while their expert was pinned."""
 
     def put(self, expert: int, key: Key) -> None:
         """Give an expert a key, new or changed."""
@@ -29,12 +31,18 @@ class LazyHeap:
         if len(self._heap) > 64 + 4 * len(self.key_of):  # keep the garbage bounded
             self._heap = [(k, e) for e, k in self.key_of.items()]
             heapify(self._heap)
+            self._aside = []
 
     def smallest(self, pinned: set[int]) -> int | None:
         """The expert with the smallest key that is not pinned, or None. It stays in the heap."""
-        heap, key_of = self._heap, self.key_of
-        aside = []
-        found = None
+        heap, key_of, aside = self._heap, self.key_of, self._aside
+        if aside:
+            still = [entry for entry in aside if entry[1] in pinned]
+            if len(still) < len(aside):
+                for entry in aside:
+                    if entry[1] not in pinned:
+                        heappush(heap, entry)
+                self._aside = aside = still
         while heap:
             key, expert = heap[0]
             if expert not in key_of or key_of[expert] != key:
@@ -42,11 +50,8 @@ class LazyHeap:
             elif expert in pinned:
                 aside.append(heappop(heap))
             else:
-                found = expert
-                break
-        for entry in aside:
-            heappush(heap, entry)
-        return found
+                return expert
+        return None
 
     def remove(self, expert: int) -> None:
         """Forget an expert."""
@@ -84,10 +89,18 @@ class ExpertCache:
         self._first_slot = first_slot
         self._holder = [-1] * (slots + staging)
         """Who holds each slot. A victim is sought when none is free, so everyone in it is resident then."""
+        self._firsts: list[int | None] = [None] * layers
+        self._first_keys: list[Key | None] = [None] * layers
+        self._unsure: set[int] = set()
+        """Layers whose first candidate may be another by now."""
         self._orders = [LazyHeap() for _ in range(layers if self._by_layer else 1)]
 
     def _order(self, expert: int) -> LazyHeap:
-        return self._orders[expert // self._experts if self._by_layer else 0]
+        if not self._by_layer:
+            return self._orders[0]
+        layer = expert // self._experts
+        self._unsure.add(layer)
+        return self._orders[layer]
 
     def rekey(self, changed: Iterable[tuple[int, Key]]) -> None:
         """Keys that a hook changed; experts that are not resident here are passed over."""
@@ -115,15 +128,22 @@ class ExpertCache:
         return None
 
     def _lightest(self, present: int) -> int | None:
-        """The first candidate of some layer that weighs least: the least of all, since `across` keeps their order."""
-        least = None
-        for layer, order in enumerate(self._orders):
-            found = order.smallest(self.pinned)
-            if found is not None:
-                weight = self._evict.across(order.key_of[found], layer, present)
-                if least is None or weight < least[0]:
-                    least = weight, found
-        return None if least is None else least[1]
+        """Ask the rule which layer's first candidate goes. First candidates are kept until their layer changes."""
+        for layer in self._unsure:
+            self._look_up_first(layer)
+        # Where something is pinned now, something else may come first once it is not.
+        self._unsure = {expert // self._experts for expert in self.pinned}
+        for layer, first in enumerate(self._firsts):
+            if first in self.pinned:
+                self._look_up_first(layer)
+        layer = self._evict.lightest(self._first_keys, present)
+        return None if layer < 0 else self._firsts[layer]
+
+    def _look_up_first(self, layer: int) -> None:
+        order = self._orders[layer]
+        first = order.smallest(self.pinned)
+        self._firsts[layer] = first
+        self._first_keys[layer] = None if first is None else order.key_of[first]
 
     def take_slot(self, layer: int) -> tuple[int, int | None] | None:
         """A slot for a new expert and whom it displaced: (slot, victim or None); None if no victim is left."""

@@ -126,6 +126,10 @@ class Step:
             )
             self._gates = trace.experts[self.rows].tolist(), weights.tolist()
         absent = trace.absent
+        if self.tokens == 1:
+            experts, weights = self._gates[0][0][layer], self._gates[1][0][layer]
+            if absent not in experts:
+                return [list(zip(experts, weights, strict=True))]
         return [
             [(e, weight) for e, weight in zip(experts[layer], weights[layer], strict=True) if e != absent]
             for experts, weights in zip(*self._gates, strict=True)

@@ -11,11 +11,12 @@ def weight_before(step: Step, layer: int) -> dict[int, float]:
     """s_i of each expert of the event; an expert of several tokens has the smallest, for one token needs it most."""
     before: dict[int, float] = {}
     for token in step.gates(layer):
-        total = sum(weight for _, weight in token) or 1.0
+        total = sum([weight for _, weight in token]) or 1.0
         passed = 0.0
         for expert, weight in token:
             share = passed / total
-            before[expert] = min(before.get(expert, share), share)
+            if share < before.get(expert, 2.0):
+                before[expert] = share
             passed += weight
     return before
 

@@ -100,7 +100,7 @@ class Evict(ABC):
     by_layer_distance = False
     """True: `victim_layers` says in which layers to look first, and keys only order experts of one layer."""
     weighs_layers = False
-    """True: keys order the experts of one layer, and `across` compares the first candidates of all layers."""
+    """True: keys order the experts of one layer, and `lightest` compares the first candidates of all layers."""
     draws = False
     """True: keys mean nothing, `draw` names the victim."""
 
@@ -114,9 +114,12 @@ class Evict(ABC):
         """
         return [(present - back) % layers for back in range(layers)]
 
-    def across(self, key: Key, layer: int, present: int) -> Key:
-        """What a key of `layer` weighs while `present` runs, if `weighs_layers`. It must keep the order of a layer."""
-        return key
+    def lightest(self, firsts: Sequence[Key | None], present: int) -> int:
+        """The layer whose first candidate goes while `present` runs, if `weighs_layers`.
+
+        `firsts` holds each layer's smallest key, or None. What the rule adds to keys must keep the order of a layer.
+        """
+        raise NotImplementedError("a rule that weighs layers says how")
 
     def draw(self, residents: Sequence[int], pinned: set[int]) -> int | None:
         """One of `residents`, in the order of their slots, that is not pinned; None if there is none. If `draws`."""

@@ -18,7 +18,8 @@ by adding the second part to the first candidate of each layer: L additions for 
 With weights that are sums of powers of two all of it is exact in binary.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from math import inf
 
 from moesim.events import Step
 from moesim.policies.precision import high_precision
@@ -30,7 +31,7 @@ HobbitKey = tuple[float, int]
 
 @register("evict", "hobbit")
 class Hobbit(Evict):
-    """Key: (lru·R + lfu·F + lhu·H, time of last use); `across` adds the layer's part."""
+    """Key: (lru·R + lfu·F + lhu·H, time of last use); `lightest` adds the layer's part."""
 
     weighs_layers = True
 
@@ -86,9 +87,15 @@ class Hobbit(Evict):
         self._stamp[expert] = self._clock
         return self._key(expert)
 
-    def across(self, key: HobbitKey, layer: int, present: int) -> HobbitKey:
-        ahead = (layer - present) % self._layers
-        return self._layers * key[0] + self._fld * self._token * (self._layers - ahead), key[1]
+    def lightest(self, firsts: Sequence[HobbitKey | None], present: int) -> int:
+        layers, near = self._layers, self._fld * self._token
+        least, found = (inf, 0), -1
+        for layer, key in enumerate(firsts):
+            if key is not None:
+                weight = layers * key[0] + near * (layers - (layer - present) % layers)
+                if weight <= least[0] and (weight, key[1]) < least:
+                    least, found = (weight, key[1]), layer
+        return found
 
     def on_evict(self, expert: int) -> None:
         del self._stamp[expert]

@@ -77,5 +77,9 @@ class ActivationMatrix(Prefetch):
         distance = np.arange(1, len(nearest) + 1)[:, None]
         priority = (probability * (1 - distance / self._layers)).ravel()
         count = min(self._count or step.top_k, int((priority > 0).sum()))
+        if count == 0:
+            return ()
+        # Only those that can be among them are sorted; equals stay in the order of layers and experts.
+        enough = np.flatnonzero(priority >= np.partition(priority, -count)[-count])
         first = (layer + 1) * self._experts
-        return [first + int(place) for place in np.argsort(-priority, kind="stable")[:count]]
+        return [first + int(place) for place in enough[np.argsort(-priority[enough], kind="stable")[:count]]]

@@ -35,6 +35,7 @@ class ExpertMap(Prefetch):
         self._layers, self._experts = layers, experts
         self._maps = np.zeros((layers, 16, experts), dtype=np.float32)
         """By layer, so that a comparison reads one block; grows up to the most that are stored."""
+        self._map_squares = np.zeros((layers, 16))
         self._present = np.zeros((layers, experts), dtype=np.float32)
         self._passes = 0
 
@@ -55,7 +56,7 @@ class ExpertMap(Prefetch):
             self._square = 0.0
         known = self._maps[layer, :kept]
         self._products += known @ row
-        self._squares += np.einsum("ij,ij->i", known, known)
+        self._squares += self._map_squares[layer, :kept]
         self._square += float(row @ row)
         self._present[layer] = row
         if layer + 1 == self._layers:
@@ -66,7 +67,9 @@ class ExpertMap(Prefetch):
         place = self._passes % self._most
         if place == self._maps.shape[1]:
             self._maps = np.concatenate([self._maps, np.zeros_like(self._maps)], axis=1)
+            self._map_squares = np.concatenate([self._map_squares, np.zeros_like(self._map_squares)], axis=1)
         self._maps[:, place] = self._present
+        self._map_squares[:, place] = (self._present**2).sum(axis=1)
         self._passes += 1
 
     def asks(self, step: Step, layer: int) -> bool:
