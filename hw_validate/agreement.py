@@ -19,7 +19,7 @@ TARGET_WORST = 0.08
 
 GROUP = ("model", "layers", "trace", "context_tokens", "cache_fraction", "phase", "batch_tokens")
 """What two policies must have in common for their order to mean something."""
-SAME_OUTPUT = ("model", "layers", "trace", "context_tokens", "phase", "batch_tokens", "warmup_steps", "steps_measured")
+SAME_OUTPUT = ("model", "layers", "trace", "context_tokens", "phase", "batch_tokens", "output_steps")
 """What two lossless cells must have in common for their outputs to be equal."""
 
 

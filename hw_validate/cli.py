@@ -19,17 +19,26 @@ app = typer.Typer(
 
 Device = Annotated[str, typer.Option(help="cuda, or cpu: the whole harness without a GPU, for tests and a first look.")]
 Config = Annotated[
-    str, typer.Argument(metavar="[CONFIG]", help="A validation of configs/ by name, or a .yaml file.")
+    str | None,
+    typer.Argument(
+        metavar="[CONFIG]", show_default=False,
+        help="A validation of configs/ by name, or a .yaml file; by default h200, on the CPU cpu-quick.",
+    ),
 ]
+
+
+def _default(device: str) -> str:
+    """The validation of someone who names none."""
+    return "cpu-quick" if device == "cpu" else "h200"
 
 
 def _tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
-@app.command(epilog=examples("hw_validate doctor", "hw_validate doctor h200 --json"))
+@app.command(epilog=examples("hw_validate doctor", "hw_validate doctor h200 --json", "hw_validate doctor --device cpu"))
 def doctor(
-    config: Config = "h200",
+    config: Config = None,
     device: Device = "cuda",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")] = False,
 ) -> None:
@@ -40,7 +49,8 @@ def doctor(
     from hw_validate.storage import available_host_bytes
 
     check_device(device)
-    findings = examine(describe(device), Validation.load(config_path(config)), available_host_bytes())
+    validation = Validation.load(config_path(config or _default(device)))
+    findings = examine(describe(device), validation, available_host_bytes())
     if as_json:
         typer.echo(json.dumps([vars(each) for each in findings], indent=2))
     else:
@@ -55,29 +65,25 @@ def doctor(
     "moesim run --policy lru --cache 25% --hardware my-card.yaml --engine graph",
 ))
 def calibrate(
-    config: Config = "h200",
+    config: Config = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="The profile to write.")
     ] = Path("profile.yaml"),
     device: Device = "cuda",
 ) -> None:
     """Measure this machine with microbenchmarks, and write the profile that the simulator reads."""
-    from hw_validate.calibrate.profile import calibrate as measure
-    from hw_validate.calibrate.profile import save_profile
+    import tempfile
+
     from hw_validate.doctor import check_device
     from hw_validate.grid import Plan, Validation, config_path
     from hw_validate.machine import describe
-    from hw_validate.run import shapes_of
-    from moesim.hardware import HardwareSpec
+    from hw_validate.run import calibrate_device
 
     check_device(device)
-    import tempfile
-
-    path = config_path(config)
+    path = config_path(config or _default(device))
     validation = Validation.load(path)
     with tempfile.TemporaryDirectory() as folder:
-        shapes = shapes_of(Plan(validation, path, Path(folder)))
-        save_profile(measure(shapes, HardwareSpec.load(validation.hardware), describe(device), tell=_tell), out)
+        calibrate_device(validation, Plan(validation, path, Path(folder)), describe(device), _tell, out)
     typer.echo(out)
 
 
@@ -88,7 +94,7 @@ def calibrate(
     "Ctrl-C, then the same command again: goes on with the next cell.",
 ))
 def run(
-    config: Config = "h200",
+    config: Config = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Where to write; by default runs/validation-<name>."),
@@ -107,7 +113,9 @@ def run(
     from hw_validate.storage import available_host_bytes
 
     check_device(device)
-    path = config_path(("cpu-quick" if device == "cpu" else "h200-quick") if quick else config)
+    if quick:
+        config = "cpu-quick" if device == "cpu" else "h200-quick"
+    path = config_path(config or _default(device))
     validation = Validation.load(path)
     folder = out or Path("runs") / f"validation-{validation.name}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,6 +125,51 @@ def run(
     harness = Harness(validation, Plan(validation, path, folder), folder, device, _tell)
     page = run_validation(harness, machine, measure_only=measure_only)
     typer.echo(page or folder)
+
+
+@app.command(epilog=examples(
+    "hw_validate live traces/models/reference-8x16 --policy lru --slots 32 --device cpu",
+    "hw_validate live traces/models/reference-8x16 --policy least-stale --slots 16 --prompt 'int main(' --tokens 128",
+))
+def live(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A checkpoint's folder.", show_default=False)],
+    policy: Annotated[str, typer.Option(help="A policy that reads no predictions (moesim policies).")] = "lru",
+    slots: Annotated[int, typer.Option(min=0, help="Slots for experts on the device; 0 keeps nothing.")] = 32,
+    prompt: Annotated[str, typer.Option(help="Text that the model goes on with.")] = "The",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens in all, the prompt's included.")] = 64,
+    device: Device = "cuda",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")] = False,
+) -> None:
+    """Decode with a trained model whose own router decides, and hold it against the same model all resident."""
+    import torch
+
+    from hw_validate.doctor import check_device
+    from hw_validate.live import decode, load_checkpoint
+    from moesim.policies.composition import parse
+    from moesim.record.checkpoint import load_tokenizer
+
+    check_device(device)
+    checkpoint, shape = load_checkpoint(model, device, torch.bfloat16 if device == "cuda" else torch.float32)
+    tokenizer = load_tokenizer(str(model))
+    ids = tokenizer(prompt).input_ids
+    everyone = shape.layers * shape.experts
+    run = decode(checkpoint, shape, parse(policy), slots, ids, tokens, device)
+    resident = decode(checkpoint, shape, parse("all-resident"), everyone, ids, tokens, device)
+    told = {
+        "text": tokenizer.decode(run.tokens),
+        "hit_rate": run.hits / run.accesses,
+        "tpot_mean_ns": sum(run.step_ns) / len(run.step_ns),
+        "same_outputs_as_all_resident": bool(run.logits.equal(resident.logits)),
+    }
+    if as_json:
+        typer.echo(json.dumps(told, indent=2))
+        return
+    typer.echo(told["text"])
+    same = "the same" if told["same_outputs_as_all_resident"] else "OTHER"
+    typer.echo(
+        f"{policy}, {slots} of {everyone} slots: {100 * run.hits / run.accesses:.1f} % hits, "
+        f"{sum(run.step_ns) / len(run.step_ns) / 1e6:.2f} ms per token, {same} outputs as all resident"
+    )
 
 
 @app.command(epilog=examples("hw_validate report plots/h200"))

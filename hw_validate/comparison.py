@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         pa.field("decisions_different", pa.int64()),
         pa.field("sequences_identical", pa.bool_()),
         pa.field("output_sha256", pa.string()),
+        pa.field("output_steps", pa.int64()),
         # the machine meanwhile
         pa.field("power_mean_w", pa.float64()),
         pa.field("energy_per_token_j", pa.float64()),
@@ -111,6 +112,7 @@ def row_of(measurement: Measurement, machine: MachineFacts) -> Row:
         "decisions_different": measurement.decisions_different,
         "sequences_identical": sequences_identical(measurement),
         "output_sha256": measurement.output_sha256,
+        "output_steps": measurement.output_steps,
         "power_mean_w": telemetry.power_mean_w,
         "energy_per_token_j": None if energy is None else energy / (steps * cell.batch_tokens),
         "sm_clock_mean_mhz": telemetry.sm_clock_mean_mhz,

@@ -40,6 +40,8 @@ class Ran:
     torn: int
     """Executions whose tag was another one behind the kernels than before them."""
     output_sha256: str
+    """Of the residual stream at the end of each of the first `output_steps` steps."""
+    output_steps: int
 
 
 @paused_collector()
@@ -91,5 +93,6 @@ def measure(
             before, behind = next(tags)
             torn += before != behind
             deeds.executed[event].append(before)
-    digests = dense.digests[: job.steps].cpu().numpy().tobytes()
-    return Ran(clocked, deeds, slots.held(), torn, hashlib.sha256(digests).hexdigest())
+    steps = job.warmup_steps + job.measured_steps
+    digests = dense.digests[:steps].cpu().numpy().tobytes()
+    return Ran(clocked, deeds, slots.held(), torn, hashlib.sha256(digests).hexdigest(), steps)

@@ -41,7 +41,7 @@ class Cell(_Frozen):
     batch_tokens: int = Field(ge=1)
     """Sequences decoded together, one token each."""
     context_tokens: int = Field(ge=1)
-    """Keys and values that each sequence's attention reads: a constant."""
+    """Keys and values that each sequence's attention reads: a constant. In prefill: the tokens of the step."""
     warmup_steps: int = Field(ge=0)
     measured_steps: int = Field(ge=1)
     phase: Phase = "decode"
@@ -115,7 +115,8 @@ class Measurement(_Frozen):
     decisions_different: int
     telemetry: Telemetry
     output_sha256: str = ""
-    """Of the final hidden states of all measured steps: equal among lossless policies of one model and trace."""
+    """Of the final hidden states of the first `output_steps` steps: equal among lossless policies of one trace."""
+    output_steps: int = 0
 
 
 class MachineFacts(_Frozen):

@@ -26,6 +26,7 @@ class RawCell:
     held: list[int]
     torn: int
     output_sha256: str
+    output_steps: int
     slices: list[Slice]
     """Of the last instrumented step, where a timeline was asked for."""
 
@@ -34,7 +35,8 @@ class RawCell:
         facts = {
             "cell": self.cell.model_dump(), "instrumented_steps": self.instrumented_steps,
             "world": self.world.model_dump(), "telemetry": self.telemetry.model_dump(), "torn": self.torn,
-            "output_sha256": self.output_sha256, "slices": [each.model_dump() for each in self.slices],
+            "output_sha256": self.output_sha256, "output_steps": self.output_steps,
+            "slices": [each.model_dump() for each in self.slices],
         }
         copies = [copy for event in self.deeds.copies for copy in event]
         with atomic_write(folder / f"{self.cell.name}.npz") as file:
@@ -62,6 +64,7 @@ class RawCell:
                 world=World(**facts["world"]), telemetry=Telemetry(**facts["telemetry"]),
                 deeds=Deeds([[(expert, slot) for expert, slot in event] for event in copies], executed),
                 held=held, torn=facts["torn"], output_sha256=facts["output_sha256"],
+                output_steps=facts["output_steps"],
                 slices=[Slice(**each) for each in facts["slices"]],
             )
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:

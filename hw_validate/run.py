@@ -13,10 +13,8 @@ at a time.
 
 import gc
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -32,11 +30,14 @@ from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
 from moesim.run import RunConfig
 from moesim.timeline import Timeline
+from moesim.workers import answers, usable_cpus
 
 if TYPE_CHECKING:
     from hw_validate.calibrate.profile import Shape
 
 Tell = Callable[[str], None]
+CELLS_PER_WORKER = 16
+"""To simulate fewer takes less time than to start a process for them."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Harness:
         every_step = cell.warmup_steps + cell.measured_steps + planned.instrumented_steps
         batch = cell.batch_tokens
         config = RunConfig(
-            trace=planned.trace, model=cell.model, hardware=str(self.profile_path), engine=self.validation.engine,
+            trace=planned.trace, model=planned.model, hardware=str(self.profile_path), engine=self.validation.engine,
             policy=cell.policy, cache_fraction=cell.cache_fraction,
             context_tokens=cell.context_tokens if cell.phase == "decode" else None,
             warmup_tokens=cell.warmup_steps * batch,
@@ -79,7 +80,7 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
         (harness.folder / name).mkdir(parents=True, exist_ok=True)
     save(machine, harness.folder / "machine.json")
     if not harness.profile_path.exists():
-        _calibrate(harness, machine)
+        calibrate_device(harness.validation, harness.plan, machine, harness.tell, harness.profile_path)
     refused = [
         line for model in harness.validation.models if (line := _measure_model(harness, model.model)) is not None
     ]
@@ -99,14 +100,20 @@ def shapes_of(plan: Plan) -> list["Shape"]:
     from hw_validate.calibrate.profile import Shape
 
     cells = [planned for of_model in plan.cells.values() for planned in of_model]
-    return list(dict.fromkeys(Shape(planned.cell.model, *_shape(planned)) for planned in cells))
+    return list(dict.fromkeys(Shape(planned.model, *_shape(planned)) for planned in cells))
 
 
-def _calibrate(harness: Harness, machine: MachineFacts) -> None:
+def calibrate_device(validation: Validation, plan: Plan, machine: MachineFacts, tell: Tell, path: Path) -> None:
+    """Measure the machine's device, for the kernels that a validation needs, and write the profile to `path`."""
     from hw_validate.calibrate.profile import calibrate, save_profile
 
-    base = HardwareSpec.load(harness.validation.hardware)
-    save_profile(calibrate(shapes_of(harness.plan), base, machine, tell=harness.tell), harness.profile_path)
+    if machine.device == "cpu":
+        from hw_validate.calibrate.on_cpu import calibrate_cpu
+
+        found = calibrate_cpu(shapes_of(plan), machine, tell=tell)
+    else:
+        found = calibrate(shapes_of(plan), HardwareSpec.load(validation.hardware), machine, tell=tell)
+    save_profile(found, path)
 
 
 def _measure_model(harness: Harness, model_name: str) -> str | None:
@@ -117,11 +124,14 @@ def _measure_model(harness: Harness, model_name: str) -> str | None:
     ]
     limits = harness.folder / "limits.json"
     wants_limits = harness.validation.baseline_model == model_name and not limits.exists()
+    if wants_limits and harness.device == "cpu":
+        harness.tell("limits and the plain engine: left out, they are a GPU's alone")
+        wants_limits = False
     if not todo and not wants_limits:
         return None
     spec = ModelSpec.load(model_name)
     try:
-        harness.tell(f"{model_name}: {len(spec.moe_layers) * spec.experts * spec.expert_bytes / 1e9:.1f} GB of experts")
+        harness.tell(f"{spec.name}: {len(spec.moe_layers) * spec.experts * spec.expert_bytes / 1e9:.3g} GB of experts")
         with _experts(spec, harness.device) as host, Sampler(enabled=harness.device == "cuda") as sampler:
             for shape in dict.fromkeys(_shape(planned) for planned in todo):
                 with _dense(spec, shape, harness.device) as dense:
@@ -129,10 +139,10 @@ def _measure_model(harness: Harness, model_name: str) -> str | None:
                         _measure_cell(harness, planned, dense, host, sampler)
             if wants_limits:
                 with _dense(spec, (1, 1, harness.validation.context_tokens), harness.device) as dense:
-                    harness.tell(f"{model_name}: the machine's limits and the plain engine")
+                    harness.tell(f"{spec.name}: the machine's limits and the plain engine")
                     save(measure_limits(harness, model_name, dense, host), limits)
     except InputError as error:
-        return f"{model_name}: {error}"
+        return f"{spec.name}: {error}"
     return None
 
 
@@ -194,7 +204,7 @@ def _measure_cell(harness: Harness, planned: Planned, dense: Any, host: Any, sam
     telemetry = sampler.between(moments["begin"], moments["end"]) if "end" in moments else Telemetry(samples=0)
     raw = RawCell(
         cell=cell, instrumented_steps=planned.instrumented_steps, world=told, telemetry=telemetry, deeds=ran.deeds,
-        held=ran.held, torn=ran.torn, output_sha256=ran.output_sha256,
+        held=ran.held, torn=ran.torn, output_sha256=ran.output_sha256, output_steps=ran.output_steps,
         slices=_slices(cell.name, "measured", timeline, ran.clocked),
     )
     raw.save(harness.folder / "measured")
@@ -223,18 +233,19 @@ def simulate_cells(harness: Harness) -> None:
     ]
     arguments = [(harness.validation, planned, harness.folder, harness.profile_path) for planned in todo]
     slices: list[Slice] = []
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for number, (planned, found) in enumerate(zip(todo, pool.map(_simulate_cell, arguments), strict=True), start=1):
-            measurement, both = found
-            save(measurement, harness.folder / "cells" / f"{planned.cell.name}.json")
-            slices += both
-            if number % 20 == 0 or number == len(todo):
-                harness.tell(f"simulated {number} of {len(todo)} cells")
+    workers = min(usable_cpus(), 1 + len(todo) // CELLS_PER_WORKER)
+    found = answers(arguments, _simulate_cell, workers, lambda work: work[1].cell.model)
+    for number, (measurement, both) in enumerate(found, start=1):
+        save(measurement, harness.folder / "cells" / f"{measurement.cell.name}.json")
+        slices += both
+        if number % 20 == 0 or number == len(todo):
+            harness.tell(f"simulated {number} of {len(todo)} cells")
     if slices:
+        slices.sort(key=lambda each: each.cell)  # answers come in no order
         save(Timelines(slices=slices), harness.folder / "timelines.json")
 
 
-def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> tuple[Measurement, list[Slice]]:
+def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> Iterator[tuple[Measurement, list[Slice]]]:
     validation, planned, folder, profile = arguments
     raw = RawCell.load(folder / "measured" / f"{planned.cell.name}.npz")
     cell = raw.cell
@@ -256,5 +267,6 @@ def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> tuple[M
         lossless=work.run.policy.lossless, timing_dependent=False, executed=len(executed),
         executed_differently=differently + raw.torn, decisions_compared=len(work.decisions),
         decisions_different=different, telemetry=raw.telemetry, output_sha256=raw.output_sha256,
+        output_steps=raw.output_steps,
     )
-    return measurement, raw.slices + _slices(cell.name, "simulated", timeline, clocked)
+    yield measurement, raw.slices + _slices(cell.name, "simulated", timeline, clocked)

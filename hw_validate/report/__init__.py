@@ -23,14 +23,18 @@ def write_comparison_report(folder: Path) -> Path:
     from hw_validate.report.gallery import Gallery
     from hw_validate.report.page import render
     from hw_validate.report.tokens import both_worlds
-    from hw_validate.report.words import cell_words
+    from hw_validate.report.words import cell_words, without_channel
     from hw_validate.validation import read_validation
     from moesim.report.figures.canvas import STYLE
 
     validation = read_validation(folder)
     rows = rows_of(validation)
-    names = {each.cell.name: cell_words(each.cell.model_dump()) for each in validation.measurements}
     write_comparison(rows, folder / "comparison.parquet")
+    rows = [{**row, "policy": without_channel(row["policy"])} for row in rows]
+    names = {
+        each.cell.name: cell_words({**each.cell.model_dump(), "policy": without_channel(each.cell.policy)})
+        for each in validation.measurements
+    }
     if validation.timelines is not None:
         with atomic_write(folder / "timeline.perfetto.json") as file:
             file.write(both_worlds(validation.timelines, names))

@@ -37,6 +37,11 @@ def throttle_words(reason: str) -> str:
     return THROTTLE_REASONS.get(reason, spaced(reason))
 
 
+def without_channel(policy: str) -> str:
+    """A policy without the name of a synthetic trace's predictions: the page calls such a trace synthetic anyway."""
+    return re.sub(r"\[predictor=synthetic[^\]]*\]$", "", policy)
+
+
 def spaced(name: str) -> str:
     """`copy-rate_of` as "copy rate of": for names that other parts of hw_validate give."""
     return re.sub(r"[-_]+", " ", name).strip()
