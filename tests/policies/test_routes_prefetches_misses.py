@@ -192,3 +192,30 @@ def test_a_trace_that_lacks_something_is_refused(policy, message):
 def test_a_parameter_out_of_range_is_one_line(policy):
     with pytest.raises(ConfigError, match=r"^policy"):
         parse(policy)
+
+
+def shaped(rows):
+    """Tokens of two layers whose router gives these probabilities, [token][layer][expert]."""
+    trace = random_trace(len(rows), 2, 8, 2, seed=0)
+    scores = np.asarray(rows, dtype=np.float16)
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :, :2]
+    chosen = order.astype(trace.experts.dtype)
+    return replace(trace, experts=chosen, scores=scores, weights=np.take_along_axis(scores, order, axis=-1))
+
+
+def test_the_less_alike_a_token_is_to_all_before_the_more_experts_are_foreseen():
+    sure, flat = [0.93] + [0.01] * 7, [0.125] * 8
+    other = [0.01] * 6 + [0.92, 0.02]
+    trace = shaped([[sure, flat], [other, flat]])
+    events = list(events_of(trace))
+    outcomes = scan.simulate(events, 12, layers=2, ask=rules.expert_map(2, 2, 1))
+    made = decisions("lru[prefetch=expert-map[distance=1]]", trace, 12)
+    same(made, outcomes, 8)
+    assert len(outcomes[2].prefetched) + len(outcomes[2].hits) > 4, "far more than the top-k of 2"
+
+
+def test_an_expert_behind_exactly_the_limit_is_still_fetched():
+    trace = replace(random_trace(1, 1, 8, 3, seed=0), weights=np.array([[[0.5, 0.25, 0.25]]], dtype=np.float16))
+    (decision,) = decisions("lru[on_miss=skip-light[skip=0.5]]", trace, 8)
+    assert [copy.expert for copy in decision.waves[0].demand] == trace.experts[0, 0, :2].tolist()
+    assert decision.stood_in == trace.experts[0, 0, 2:].tolist()
