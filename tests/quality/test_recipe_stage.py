@@ -1,5 +1,7 @@
 """The recipe's stage on a tiny untrained model: text it may use, one file beside the trace."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,9 @@ def test_the_stage_measures_text_that_was_not_fitted_on(tmp_path, monkeypatch, c
     quality.quality_stage(SHAPE, made, tmp_path, "cpu", 160)
     found = load(tmp_path / "tiny-3x8.quality.json")
     assert found.text.blocks == 4
-    assert len((tmp_path / "held-out.jsonl").read_text().splitlines()) == 7 * 2  # one kind's two blocks were fitted on
+    blocks = [json.loads(line)["tokens"] for line in (tmp_path / "held-out.jsonl").read_text().splitlines()]
+    # The first kind was fitted on: the text begins with the second.
+    assert blocks == [held_out[kind][:40].tolist() for kind in corpus.KINDS[1:5]]
     assert found.weights_sha256 == weights_sha256(model)
     assert {each.predictor for each in found.measured} >= {"estimator", "hybrid", "residual+default-vectors"}
     assert found.measured[0].perplexity.value == pytest.approx(64, rel=0.2)

@@ -7,7 +7,11 @@ fitted on, such as a licence, is left out.
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from moesim.atomic_write import atomic_write
 from moesim.errors import InputError
@@ -35,14 +39,8 @@ def quality_stage(shape: Shape, corpus: Corpus, folder: Path, device: str, token
     fitted = [folder / f"{name}.safetensors" for name in FITTED]
     kept = [Fitted.load(path).windows for path in fitted]
     text = folder / "held-out.jsonl"
-    with text.open("w") as file:
-        for block in _blocks(corpus):
-            try:
-                for windows in kept:
-                    refuse_overlap(windows, [block], "the fitted text")
-            except InputError:
-                continue
-            file.write(json.dumps({"tokens": block}) + "\n")
+    blocks = islice((block for block in _blocks(corpus) if _unseen(block, kept)), tokens // BLOCK_TOKENS)
+    text.write_text("".join(json.dumps({"tokens": block}) + "\n" for block in blocks))
     request = Request(
         model=str(folder / CHECKPOINT), text=text, fitted=fitted, tokens=tokens, block_tokens=BLOCK_TOKENS,
         prompt_tokens=PROMPT_TOKENS, warmup_tokens=WARMUP_TOKENS, lanes=LANES, device=device, dtype="float32",
@@ -50,8 +48,8 @@ def quality_stage(shape: Shape, corpus: Corpus, folder: Path, device: str, token
     )
     with shown_progress("passes") as progress:
         found = evaluate(request, progress)
-    with atomic_write(folder / f"{shape.name}{SUFFIX}") as file_whole:
-        file_whole.write(as_json(found).encode())
+    with atomic_write(folder / f"{shape.name}{SUFFIX}") as file:
+        file.write(as_json(found).encode())
 
 
 def _blocks(corpus: Corpus) -> Iterator[Sequence[int]]:
@@ -62,3 +60,13 @@ def _blocks(corpus: Corpus) -> Iterator[Sequence[int]]:
             block = corpus.held_out[kind][start : start + BLOCK_TOKENS].tolist()
             if len(block) == BLOCK_TOKENS:
                 yield block
+
+
+def _unseen(block: Sequence[int], kept: Sequence[NDArray[np.uint64]]) -> bool:
+    """Whether nothing was fitted on any stretch of the block."""
+    try:
+        for windows in kept:
+            refuse_overlap(windows, [block], "the fitted text")
+    except InputError:
+        return False
+    return True
