@@ -7,7 +7,7 @@ streams and the host share the processor.
 """
 
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Event as Signal
 from threading import Thread
@@ -229,16 +229,22 @@ class CpuDevice:
         self.blocked.clear()
         self.event = -1
 
+    def serve(self, pairs_of_slots: Mapping[int, Sequence[int]]) -> None:
+        """Let slots hold experts of their own number that serve these pairs, for whoever launches without a loop."""
+        for slot in pairs_of_slots:
+            self.holder[slot] = slot
+        self._pairs_now = dict(pairs_of_slots)
+
     def load_everything(self) -> None:
         """Every expert into the slot of its own number (the all-resident bound)."""
         for expert in range(self._host.experts):
             self.copy(self.copies, expert, expert, self._host.expert_bytes)
-        self._synchronize()
+        self.synchronize()
         self.copied.clear()
 
     def start(self) -> None:
         """The clock starts now."""
-        self._synchronize()
+        self.synchronize()
         self._origin_ns = perf_counter_ns()
         self._compute_free_ns = self.link_busy_ns = 0
 
@@ -250,13 +256,14 @@ class CpuDevice:
         """Run a program of the host thread to its end. Raises what went wrong on a stream."""
         for _ in program:
             pass
-        self._synchronize()
+        self.synchronize()
 
     def instrument(self, timeline: Timeline | None = None) -> None:
         """From here on put everything on `timeline`, if given. Instants cost nothing here and are always taken."""
-        self._synchronize()
+        self.synchronize()
         self.timeline = timeline
 
-    def _synchronize(self) -> None:
+    def synchronize(self) -> None:
+        """Block until both streams are idle. Raises what went wrong on one of them."""
         self.compute.synchronize()
         self.copies.synchronize()

@@ -49,6 +49,7 @@ class Model(_Frozen):
     """A model, and the trace that it replays."""
 
     model: str
+    """A name of configs/models, or a file beside the validation: YAML, or a Hugging Face config.json."""
     trace: Path | None = None
     synthetic: Synthetic | None = None
     most_steps: dict[Phase, int] = {}
@@ -109,13 +110,21 @@ class Validation(_Frozen):
     @classmethod
     def load(cls, path: Path) -> "Validation":
         """Read and check. Raises ConfigError with file, line, key and value."""
-        return read_model(path, cls)
+        read = read_model(path, cls)
+        models = [
+            model.model_copy(update={"model": str(path.parent / model.model)})
+            if model.model.endswith((".yaml", ".yml", ".json")) else model
+            for model in read.models
+        ]
+        return read.model_copy(update={"models": models})
 
 
 class Planned(_Frozen):
     """A cell and what it needs."""
 
     cell: Cell
+    model: str
+    """Its name or file; the cell's is what it calls itself."""
     trace: Path
     instrumented_steps: int
 
@@ -147,7 +156,7 @@ class Plan:
                 if model.most_warmup_steps is not None:
                     warmup = min(warmup, model.most_warmup_steps)
                 every_step = warmup + measured + group.instrumented_steps
-                trace, path = self._derived(source, model.model, group.phase, batch, every_step)
+                trace, path = self._derived(source, spec.name, group.phase, batch, every_step)
                 window = list(steps(trace))
                 if len(window) < every_step:
                     raise ConfigError(
@@ -159,14 +168,16 @@ class Plan:
                     parsed = parse(self._with_predictor(policy, trace))
                     for fraction in group.cache:
                         cell = Cell(
-                            model=model.model, layers=spec.layers, layers_of_model=spec.layers,
+                            model=spec.name, layers=spec.layers, layers_of_model=spec.layers,
                             trace=trace.metadata.name, synthetic=trace.metadata.synthetic, policy=parsed.name,
                             cache_fraction={"none": 0.0, "all": 1.0, "any": fraction}[parsed.spec.cache],
                             batch_tokens=batch,
                             context_tokens=context, warmup_steps=warmup, measured_steps=measured,
                             phase=group.phase,
                         )
-                        yield Planned(cell=cell, trace=path, instrumented_steps=group.instrumented_steps)
+                        yield Planned(
+                            cell=cell, model=model.model, trace=path, instrumented_steps=group.instrumented_steps
+                        )
 
     def _source(self, model: Model, spec: ModelSpec) -> Trace:
         if model.trace is not None:
@@ -177,7 +188,7 @@ class Plan:
             SyntheticSpec(
                 layers=len(spec.moe_layers), experts=spec.experts, top_k=spec.top_k, overlap=wanted.overlap,
                 busiest=wanted.busiest, decode_tokens=wanted.decode_tokens, prompt_tokens=wanted.prompt_tokens,
-                requests=wanted.requests, model=model.model, moe_layers=tuple(spec.moe_layers), recall=wanted.recall,
+                requests=wanted.requests, model=spec.name, moe_layers=tuple(spec.moe_layers), recall=wanted.recall,
             )
         )
         name = f"synthetic-recall-{wanted.recall:g}"  # `synthetic` alone names a predictor that reads the truth

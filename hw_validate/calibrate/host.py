@@ -1,91 +1,47 @@
-"""What the host pays: each call of the device, the loop around them, and the way from the GPU back to the host.
+"""What the host pays: each call of the device, and the way from the GPU back to the host.
 
 Every operation is timed through the very methods that the replay loop calls, so Python's share is in the figures.
 """
 
-from collections.abc import Generator, Sequence
-from itertools import pairwise
-from time import perf_counter_ns
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 
 from hw_validate.calibrate.samples import host_ns, quantity
+from hw_validate.cpu import CpuDense, CpuDevice
 from hw_validate.cuda import CudaGPU
 from hw_validate.dense import DenseLayers
-from hw_validate.worlds import Job
-from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
-from moesim.model import Kernel
+from moesim.devices.base import Prepared
 from moesim.quantity import Quantity
-from moesim.replay import StepOutcome
 from moesim.run import paused_collector
 
-
-class _NoDevice:
-    """A device that does nothing, at once: what is left is the loop."""
-
-    compute = copies = None
-    link_busy_ns = 0
-
-    def __init__(self) -> None:
-        self.runs: list[KernelRun] = []
-        self.blocked: list[tuple[int, int]] = []
-        self._run = KernelRun("experts")
-
-    def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
-        return Prepared(name, kind, layer, kernel, 0, launches)
-
-    def decided(self) -> None:
-        pass
-
-    def launch(self, stream: None, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
-        return self._run
-
-    def copy(self, stream: None, expert: int, slot: int, size_bytes: int) -> int:
-        return 0
-
-    def record(self, stream: None, issued_ns: int | None = None) -> Event:
-        return Event(issued_ns=issued_ns)
-
-    def wait(self, stream: None, event: Event) -> None:
-        pass
-
-    def read_back(self, event: Event) -> Generator[Any, None, int]:
-        return 0
-        yield
+Real = TypeVar("Real", CudaGPU, CpuDevice)
+"""One of the devices that do what they are told."""
 
 
-@paused_collector()
-def loop_ns(job: Job, repetitions: int) -> list[float]:
-    """Host time of the replay loop itself, per event of this job's window: median step, several times."""
-    readings = []
-    for _ in range(repetitions):
-        stamps = [perf_counter_ns()]
-
-        def observe(outcome: StepOutcome, stamps: list[int] = stamps) -> None:
-            stamps.append(perf_counter_ns())
-
-        for _ in job.replay(_NoDevice(), observe).program():
-            pass
-        taken = sorted(end - begin for begin, end in pairwise(stamps))
-        readings.append(taken[len(taken) // 2] / job.run.trace.layers)
-    return readings
+def surroundings(device: CudaGPU | CpuDevice) -> tuple[AbstractContextManager[object], Callable[[], None]]:
+    """Where work must be enqueued, and a call that blocks until all of it is done."""
+    if isinstance(device, CpuDevice):
+        return nullcontext(), device.synchronize
+    return torch.cuda.stream(device.compute), torch.cuda.synchronize
 
 
 @paused_collector()
 def device_calls(
-    device: CudaGPU, dense: DenseLayers, expert_bytes: int, loop_layer: list[float], loop_copy: list[float],
+    device: Real, dense: DenseLayers | CpuDense, expert_bytes: int, loop_layer: list[float], loop_copy: list[float],
     repetitions: int,
 ) -> dict[str, Quantity]:
     """The figures of the host. `loop_layer`, `loop_copy`: the loop's own time per event and per copied expert."""
-    settle = torch.cuda.synchronize
+    place, settle = surroundings(device)
     attention = dense.groups["attention", 0]
     experts = Prepared("experts", "experts", 0, dense.model.experts_kernel(1, 1), 0, 2)
     device.serve({0: [0]})
     event = device.record(device.copies)
 
     def time(call: Any, calls: int = 50) -> list[float]:
-        with torch.cuda.stream(dense.stream):
+        with place:
             return host_ns(call, calls, repetitions, settle)
 
     copy = time(lambda: device.copy(device.copies, 0, 0, expert_bytes))
@@ -113,7 +69,7 @@ def device_calls(
 
 @paused_collector()
 def round_trips(
-    device: CudaGPU, dense: DenseLayers, expert_bytes: int, copy_ns: float, router_ns: float,
+    device: Real, dense: DenseLayers | CpuDense, expert_bytes: int, copy_ns: float, router_ns: float,
     enqueue: dict[str, Quantity], repetitions: int,
 ) -> dict[str, Quantity]:
     """From host to GPU and back: after a kernel, after a copy, and after a copy that a kernel waits for.
@@ -143,9 +99,10 @@ def round_trips(
         device.launch(device.compute, router)
         ask()
 
-    with torch.cuda.stream(dense.stream):
+    place, settle = surroundings(device)
+    with place:
         trips = {
-            call.__name__: host_ns(call, 20, repetitions, torch.cuda.synchronize)
+            call.__name__: host_ns(call, 20, repetitions, settle)
             for call in (kernel, copy_then_kernel, copy_and_kernel_in_one_stream)
         }
     launch_ns, copied_ns = enqueue["enqueue_graph_ns"].value, enqueue["enqueue_copy_ns"].value

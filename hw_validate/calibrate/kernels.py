@@ -36,7 +36,8 @@ def chain_ns(enqueue: Callable[[int], None], stream: torch.cuda.Stream, busy: Ca
     return float(begin.elapsed_time(end) * 1e6 / CHAIN)
 
 
-def _row(kernel: Kernel, readings: list[float]) -> KernelRow:
+def row_of(kernel: Kernel, readings: list[float]) -> KernelRow:
+    """A row of the table: median, 5th and 95th percentile."""
     low, centre, high = np.percentile(readings, [5, 50, 95])
     return KernelRow(
         kernel=kernel.name, mode="graph", hbm_bytes=kernel.hbm_bytes, experts=kernel.experts, tokens=kernel.tokens,
@@ -66,7 +67,7 @@ def dense_rows(dense: DenseLayers, repetitions: int) -> list[KernelRow]:
         readings["router"].append(chain_ns(both, dense.stream, busy) - only)
         readings["head"].append(chain_ns(lambda _: head.graph.replay(), dense.stream, busy))
     kernels = {"attention": attention[0].kernel, "router": router[0].kernel, "head": head.kernel}
-    return [_row(kernels[name], values[1:]) for name, values in readings.items()]
+    return [row_of(kernels[name], values[1:]) for name, values in readings.items()]
 
 
 def expert_shapes(experts: int, most_tokens: int) -> Iterator[tuple[int, int]]:
@@ -97,7 +98,7 @@ def expert_rows(device: CudaGPU, dense: DenseLayers, slots: int, repetitions: in
             device.launch(device.compute, prepared, groups[number])
 
         readings = [chain_ns(enqueue, dense.stream, busy) for _ in range(repetitions + 1)]
-        rows.append(_row(kernel, readings[1:]))
+        rows.append(row_of(kernel, readings[1:]))
         device.reset()
     return rows
 

@@ -48,7 +48,7 @@ def memory_bandwidth(bench: LinkBench, threads: int, seconds: float = 0.3) -> di
             stop = Flag()
             with ThreadPoolExecutor(threads + 1) as pool:
                 copying = pool.submit(_keep_copying, bench, stop) if beside else None
-                moved = [pool.submit(_moved_bytes, seconds) for _ in range(threads)]
+                moved = [pool.submit(moved_bytes, seconds) for _ in range(threads)]
                 begin = perf_counter_ns()
                 total = sum(each.result() for each in moved)
                 readings.append(total * 1e9 / (perf_counter_ns() - begin))
@@ -60,7 +60,8 @@ def memory_bandwidth(bench: LinkBench, threads: int, seconds: float = 0.3) -> di
     return found
 
 
-def _moved_bytes(seconds: float) -> int:
+def moved_bytes(seconds: float) -> int:
+    """Bytes read and written by one thread that copies for so many seconds."""
     source, target = np.ones(1 << 26, dtype=np.uint8), np.empty(1 << 26, dtype=np.uint8)
     end, moved = perf_counter_ns() + int(seconds * 1e9), 0
     while perf_counter_ns() < end:

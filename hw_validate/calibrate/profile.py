@@ -1,7 +1,6 @@
 """All microbenchmarks of a machine, as the profile that the simulator reads: configs/hardware/<gpu>.yaml."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,25 +8,21 @@ from pathlib import Path
 import torch
 import yaml
 
-from hw_validate.calibrate.host import device_calls, loop_ns, round_trips
+from hw_validate.calibrate.host import device_calls, round_trips
 from hw_validate.calibrate.kernels import dense_rows, expert_rows, switch_ns
 from hw_validate.calibrate.link import LinkBench, measure_link
+from hw_validate.calibrate.loop import loop_costs
 from hw_validate.calibrate.processor import cpu_expert_ns, memory_bandwidth
 from hw_validate.calibrate.samples import quantity
 from hw_validate.cuda import CudaGPU
 from hw_validate.dense import MAX_PAIRS, DenseLayers
 from hw_validate.measurement import MachineFacts
 from hw_validate.storage import HostExperts, Slots
-from hw_validate.worlds import job
 from moesim.atomic_write import atomic_write
 from moesim.hardware import HardwareSpec
 from moesim.kernel_table import KernelRow
 from moesim.model import ModelSpec
 from moesim.quantity import Quantity
-from moesim.run import RunConfig
-from moesim.trace import Trace
-from moesim.trace_batch import batch_decode
-from moesim.trace_synthetic import SyntheticSpec, synthesize
 
 LAYERS = 8
 """Of each model are built: enough that no layer's weights are still in the GPU's cache when its turn comes again."""
@@ -93,7 +88,7 @@ def calibrate(
                         switch_ns(device, dense, slots, repetitions),
                         f"a chain of attention, router and experts less its parts, {repetitions} readings",
                     )
-                    figures |= _host_figures(device, dense, model, figures, rows, repetitions)
+                    figures |= _host_figures(device, dense, model_name, figures, rows, repetitions)
                     device.reset()
             tell(f"{model_name}: expert kernels")
             most = min(MOST_TOKENS, MAX_PAIRS // model.top_k)
@@ -109,41 +104,17 @@ def calibrate(
 
 
 def _host_figures(
-    device: CudaGPU, dense: DenseLayers, model: ModelSpec, figures: dict[str, Quantity], rows: Iterable[KernelRow],
+    device: CudaGPU, dense: DenseLayers, model_name: str, figures: dict[str, Quantity], rows: Iterable[KernelRow],
     repetitions: int,
 ) -> dict[str, Quantity]:
     """Figures of the host's calls, through a small model's own loop."""
-    with tempfile.TemporaryDirectory() as folder:
-        trace = _loop_trace(model, Path(folder))
-
-        def loop(policy: str) -> list[float]:
-            config = RunConfig(
-                trace=trace, model=model.name, hardware="h200", engine="graph", policy=policy, context_tokens=1024,
-                warmup_tokens=0,
-            )
-            return loop_ns(job(config, 0, 24, 0), repetitions)
-
-        resident, fetching = loop("all-resident"), loop("on-demand")
-    per_copy = [(each - alone) / model.top_k for each, alone in zip(fetching, resident, strict=True)]
+    model = dense.model
+    resident, per_copy = loop_costs(model_name, repetitions)
     calls = device_calls(device, dense, model.expert_bytes, resident, per_copy, repetitions)
     copy_ns = figures["copy_descriptor_ns"].value + model.expert_bytes * 1e9 / figures["link_bytes_per_s"].value
     router_ns = next(row.ns for row in rows if row.kernel == "router")
     device.reset()  # chains of kernels have told the host more than this device knows of
     return calls | round_trips(device, dense, model.expert_bytes, copy_ns, router_ns, calls, repetitions)
-
-
-def _loop_trace(model: ModelSpec, folder: Path) -> Path:
-    """A few synthetic tokens of the model's shape, for timing the loop."""
-    trace: Trace
-    trace, _ = synthesize(
-        SyntheticSpec(
-            layers=len(model.moe_layers), experts=model.experts, top_k=model.top_k, overlap=0.3, busiest=0.2,
-            decode_tokens=1000, model=model.name, moe_layers=tuple(model.moe_layers),
-        )
-    )
-    path = folder / "loop.safetensors"
-    batch_decode(trace, 1).slice(0, 24).save(path)
-    return path
 
 
 def save_profile(spec: HardwareSpec, path: Path) -> None:
