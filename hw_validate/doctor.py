@@ -33,10 +33,15 @@ def check_device(device: str) -> None:
 def examine(machine: MachineFacts, validation: Validation | None, free_host_bytes: int) -> list[Finding]:
     """Everything worth knowing before a run on this machine."""
     findings = [
-        Finding("GPU", machine.gpu or "none, running on the CPU", bool(machine.gpu) or machine.device == "cpu"),
-        Finding("GPU memory", f"{machine.gpu_memory_bytes / 1e9:.1f} GB", bool(machine.gpu) or machine.device == "cpu"),
+        Finding("GPU", "not used: --device cpu rehearses on the processor", True),
+        Finding("torch", machine.torch, True),
+    ] if machine.device == "cpu" else [
+        Finding("GPU", machine.gpu or "none", bool(machine.gpu)),
+        Finding("GPU memory", f"{machine.gpu_memory_bytes / 1e9:.1f} GB", bool(machine.gpu)),
         Finding("driver", f"{machine.driver or 'unknown'}, CUDA {machine.cuda or 'none'}, torch {machine.torch}", True),
-        Finding("link", machine.link or "none", True),
+        Finding("link", machine.link or "unknown", True),
+    ]
+    findings += [
         Finding("host", f"{machine.processor}, {machine.processors} processors, {machine.operating_system}", True),
         Finding(
             "host memory",
@@ -49,7 +54,7 @@ def examine(machine: MachineFacts, validation: Validation | None, free_host_byte
         layer_bytes = spec.experts * spec.expert_bytes
         need = len(spec.moe_layers) * layer_bytes
         fits = max(0, free_host_bytes - RESERVE_BYTES) // layer_bytes
-        told = f"{need / 1e9:.1f} GB of experts to be pinned"
+        told = f"{need / 1e9:.3g} GB of experts in {'host memory' if machine.device == 'cpu' else 'pinned memory'}"
         if need + RESERVE_BYTES > free_host_bytes:
             told += f": {fits} of {len(spec.moe_layers)} layers fit"
         findings.append(Finding(spec.name, told, need + RESERVE_BYTES <= free_host_bytes))

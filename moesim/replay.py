@@ -189,6 +189,7 @@ class Replay:
             reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
             ids_pending = decision.reads_router and ids_known
             router_done = device.record(device.compute) if ids_pending else None
+            before_router = self._launched
             executed = None if decision.needs_true_ids else self._predictor
             for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
                 self._execute(step, layer, wave, executed)
@@ -199,6 +200,8 @@ class Replay:
                 self._execute(step, layer, waves[-1], executed)
             if router_done is not None:
                 yield from device.read_back(router_done)
+                # The last wave's kernels still run: what is copied now need not wait for them, only for those before.
+                self._complete = max(self._complete, before_router)
                 self._copy(decision.prefetch, reused, foreseen=True)
             decisions.finish(layer)
             made.append(decision)

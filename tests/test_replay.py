@@ -72,6 +72,27 @@ def test_on_demand_decoding_is_the_serial_sum():
     assert all(each.copies == layers * top_k for each in outcomes)
 
 
+def test_only_the_last_experts_of_a_token_are_not_hidden_behind_speculated_copies():
+    # Slots for two events: copies for layer l + 1 overwrite what layer l - 1 read, never what layer l still reads.
+    model = ModelSpec(
+        name="tiny", source="test", layers=4, experts=8, top_k=2, hidden=10, expert_intermediate=50, heads=1, kv_heads=1,
+        head_size=10, vocabulary=100,
+    )
+    trace = random_trace(6, 4, 8, 2, seed=4)
+    engine = plain_engine().model_copy(update={"read_back": "overlapped"})
+    policy = "speculate-and-execute[predictor=synthetic]"
+
+    def token_ns(experts_ns):
+        outcomes = []
+        decider = Decider(parse(policy), 4, 8, Capacity(4, workspace=True), largest_event=2)
+        device = SimulatedGPU(PlainHardware(kernels_ns=KERNELS_NS | {"experts": experts_ns}), engine)
+        device.run(Replay(steps(trace), decider, device, model, engine, decider.slots, outcomes.append).program())
+        return [each.end_ns - each.begin_ns for each in outcomes]
+
+    brief, longer = token_ns(400), token_ns(1000)
+    assert [b - a for a, b in zip(brief, longer, strict=True)] == [600] * trace.tokens
+
+
 def run(policy="lru", **more):
     values = {
         "trace": SHIPPED,

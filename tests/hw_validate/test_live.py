@@ -1,4 +1,4 @@
-"""A trained model decodes with its experts offloaded: the same outputs as with all of them resident, and as elsewhere."""
+"""A trained model decodes with its experts offloaded: the outputs of all of them resident, and those of elsewhere."""
 
 from pathlib import Path
 
