@@ -5,7 +5,7 @@
         trace: ../traces/reference-48x128.safetensors
       - model: mixtral-8x7b
         synthetic: {overlap: 0.4, busiest: 0.2, recall: 0.9}     # no recording at hand: labelled synthetic everywhere
-        only_steps: {decode: 32}                                  # fewer measured steps for this model
+        most_steps: {decode: 32}                                  # fewer measured steps for this model
     groups:
       - {policies: [lru, least-stale], cache: [10%, 25%], measured_steps: 128}
 """
@@ -55,8 +55,6 @@ class Model(_Frozen):
     most_steps: dict[Phase, int] = {}
     """Measured steps of a phase at most: for models whose steps are long."""
     most_warmup_steps: int | None = Field(default=None, ge=0)
-    most_batch_steps: int | None = Field(default=None, ge=1)
-    """... and of decode steps of several sequences."""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Model":
@@ -150,8 +148,6 @@ class Plan:
                 continue
             for batch in group.batch:
                 measured = min(group.measured_steps, model.most_steps.get(group.phase, group.measured_steps))
-                if batch > 1 and model.most_batch_steps is not None:
-                    measured = min(measured, model.most_batch_steps)
                 warmup = group.warmup_steps
                 if model.most_warmup_steps is not None:
                     warmup = min(warmup, model.most_warmup_steps)
@@ -198,8 +194,9 @@ class Plan:
         )
 
     def _derived(self, source: Trace, model: str, phase: Phase, batch: int, count: int) -> tuple[Trace, Path]:
-        """The first `count` steps of one phase and batch as a trace of their own, made once."""
-        path = self._folder / f"{model}.{phase}.batch{batch}.{count}-steps.safetensors"
+        """The first `count` steps of one phase and batch as a trace of their own, made once for each source."""
+        of_source = source.content_hash()[:8]
+        path = self._folder / f"{model}.{phase}.batch{batch}.{count}-steps.{of_source}.safetensors"
         if not path.exists():
             whole = batch_decode(source, batch) if phase == "decode" else only_prefill(source)
             ends = [step.rows.stop for step in steps(whole)]

@@ -20,6 +20,8 @@ class RawCell:
 
     cell: Cell
     instrumented_steps: int
+    trace_hash: str
+    """The content of the trace that was replayed."""
     world: World
     telemetry: Telemetry
     deeds: Deeds
@@ -34,7 +36,8 @@ class RawCell:
         """Write the file, whole or not at all. Raises InputError when it cannot be written."""
         facts = {
             "cell": self.cell.model_dump(), "instrumented_steps": self.instrumented_steps,
-            "world": self.world.model_dump(), "telemetry": self.telemetry.model_dump(), "torn": self.torn,
+            "trace_hash": self.trace_hash, "world": self.world.model_dump(),
+            "telemetry": self.telemetry.model_dump(), "torn": self.torn,
             "output_sha256": self.output_sha256, "output_steps": self.output_steps,
             "slices": [each.model_dump() for each in self.slices],
         }
@@ -61,7 +64,8 @@ class RawCell:
                 held = arrays["held"].tolist()
             return cls(
                 cell=Cell(**facts["cell"]), instrumented_steps=facts["instrumented_steps"],
-                world=World(**facts["world"]), telemetry=Telemetry(**facts["telemetry"]),
+                trace_hash=facts["trace_hash"], world=World(**facts["world"]),
+                telemetry=Telemetry(**facts["telemetry"]),
                 deeds=Deeds([[(expert, slot) for expert, slot in event] for event in copies], executed),
                 held=held, torn=facts["torn"], output_sha256=facts["output_sha256"],
                 output_steps=facts["output_steps"],

@@ -7,8 +7,9 @@
     FOLDER/cells/*.json         the same cell in both worlds
     FOLDER/limits.json, timelines.json, comparison.parquet, report.html
 
-Every file is whole or absent, so the same command goes on where it was stopped. One model's experts are in host memory
-at a time.
+Every file is whole or absent, so the same command goes on where it was stopped. A cell that was measured on another
+trace or with other steps is measured again; a folder of another machine is refused. One model's experts are in host
+memory at a time.
 """
 
 import gc
@@ -21,15 +22,16 @@ from typing import TYPE_CHECKING, Any
 
 from hw_validate.grid import Plan, Planned, Validation
 from hw_validate.limits import measure_limits
-from hw_validate.measurement import MachineFacts, Measurement, Slice, Telemetry, Timelines, save
+from hw_validate.measurement import MachineFacts, Measurement, Slice, Telemetry, Timelines, load, save
 from hw_validate.nvml import Sampler
 from hw_validate.raw import RawCell
 from hw_validate.worlds import Clocked, Job, job, simulate, world
-from moesim.errors import InputError
+from moesim.errors import ConfigError, InputError
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
 from moesim.run import RunConfig
 from moesim.timeline import Timeline
+from moesim.window import trace_hash
 from moesim.workers import answers, usable_cpus
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
     """
     for name in ("measured", "cells"):
         (harness.folder / name).mkdir(parents=True, exist_ok=True)
+    check_same_machine(harness.folder / "machine.json", machine)
     save(machine, harness.folder / "machine.json")
     if not harness.profile_path.exists():
         calibrate_device(harness.validation, harness.plan, machine, harness.tell, harness.profile_path)
@@ -93,6 +96,19 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
     for line in refused:
         harness.tell(f"not measured: {line}")
     return page
+
+
+def check_same_machine(path: Path, machine: MachineFacts) -> None:
+    """Raise ConfigError when what is there was measured on another machine: one profile would judge both."""
+    if not path.exists():
+        return
+    before = load(path, MachineFacts)
+    for what in ("device", "gpu", "driver", "torch", "processor", "operating_system"):
+        was, now = getattr(before, what), getattr(machine, what)
+        if was != now:
+            raise ConfigError(
+                f"{path}: measured with {what} {was or 'none'}, here it is {now or 'none'}: give another --out"
+            )
 
 
 def shapes_of(plan: Plan) -> list["Shape"]:
@@ -118,10 +134,7 @@ def calibrate_device(validation: Validation, plan: Plan, machine: MachineFacts, 
 
 def _measure_model(harness: Harness, model_name: str) -> str | None:
     """Measure the cells of one model that are not measured yet. Returns why it could not, in a line."""
-    todo = [
-        planned for planned in harness.plan.cells[model_name]
-        if not (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
-    ]
+    todo = [planned for planned in harness.plan.cells[model_name] if not _is_measured(harness, planned)]
     limits = harness.folder / "limits.json"
     wants_limits = harness.validation.baseline_model == model_name and not limits.exists()
     if wants_limits and harness.device == "cpu":
@@ -144,6 +157,19 @@ def _measure_model(harness: Harness, model_name: str) -> str | None:
     except InputError as error:
         return f"{spec.name}: {error}"
     return None
+
+
+def _is_measured(harness: Harness, planned: Planned) -> bool:
+    """Whether the folder holds this very cell: the same steps of the same trace."""
+    path = harness.folder / "measured" / f"{planned.cell.name}.npz"
+    if not path.exists():
+        return False
+    raw = RawCell.load(path)
+    found = raw.cell, raw.instrumented_steps, raw.trace_hash
+    if found == (planned.cell, planned.instrumented_steps, trace_hash(planned.trace)):
+        return True
+    harness.tell(f"{planned.cell.name}: measured under another plan, so again")
+    return False
 
 
 def _shape(planned: Planned) -> tuple[int, int, int]:
@@ -203,7 +229,8 @@ def _measure_cell(harness: Harness, planned: Planned, dense: Any, host: Any, sam
     told = world(ran.clocked, ran.deeds, work.decisions, work.run.trace.layers, work.run.model.expert_bytes)
     telemetry = sampler.between(moments["begin"], moments["end"]) if "end" in moments else Telemetry(samples=0)
     raw = RawCell(
-        cell=cell, instrumented_steps=planned.instrumented_steps, world=told, telemetry=telemetry, deeds=ran.deeds,
+        cell=cell, instrumented_steps=planned.instrumented_steps, trace_hash=trace_hash(planned.trace),
+        world=told, telemetry=telemetry, deeds=ran.deeds,
         held=ran.held, torn=ran.torn, output_sha256=ran.output_sha256, output_steps=ran.output_steps,
         slices=_slices(cell.name, "measured", timeline, ran.clocked),
     )
@@ -232,6 +259,10 @@ def simulate_cells(harness: Harness) -> None:
         if (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
     ]
     arguments = [(harness.validation, planned, harness.folder, harness.profile_path) for planned in todo]
+    names = {f"{planned.cell.name}.json" for planned in todo}
+    for left in (harness.folder / "cells").glob("*.json"):  # of a plan that has changed since
+        if left.name not in names:
+            left.unlink()
     slices: list[Slice] = []
     workers = min(usable_cpus(), 1 + len(todo) // CELLS_PER_WORKER)
     found = answers(arguments, _simulate_cell, workers, lambda work: work[1].cell.model)

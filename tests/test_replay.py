@@ -75,8 +75,8 @@ def test_on_demand_decoding_is_the_serial_sum():
 def test_only_the_last_experts_of_a_token_are_not_hidden_behind_speculated_copies():
     # Slots for two events: copies for layer l + 1 overwrite what layer l - 1 read, never what layer l still reads.
     model = ModelSpec(
-        name="tiny", source="test", layers=4, experts=8, top_k=2, hidden=10, expert_intermediate=50, heads=1, kv_heads=1,
-        head_size=10, vocabulary=100,
+        name="tiny", source="test", layers=4, experts=8, top_k=2, hidden=10, expert_intermediate=50, heads=1,
+        kv_heads=1, head_size=10, vocabulary=100,
     )
     trace = random_trace(6, 4, 8, 2, seed=4)
     engine = plain_engine().model_copy(update={"read_back": "overlapped"})
