@@ -1,9 +1,11 @@
 """A measured cell on disk, before the simulator has been asked: what was timed, what the device did, what NVML saw."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +59,7 @@ class RawCell:
     def load(cls, path: Path) -> "RawCell":
         """Read what `save` wrote. Raises ConfigError, one line, for a file that is not that."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 facts: dict[str, Any] = json.loads(arrays["facts"].tobytes())
                 copies = _split(arrays["copies"], arrays["copies_per_event"])
                 executed = _split(arrays["executed"], arrays["executed_per_event"])
@@ -71,7 +73,7 @@ class RawCell:
                 output_steps=facts["output_steps"],
                 slices=[Slice(**each) for each in facts["slices"]],
             )
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             raise ConfigError(f"{path}: not a whole measured cell: {type(error).__name__}") from None
 
 
