@@ -232,7 +232,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "link_bytes_per_s": round(hardware.link_bytes_per_s),
         "lossless": policy.lossless,
         "bound": policy.spec.bound,
-        "open_loop": not policy.route.lossless,
+        "open_loop": policy.open_loop,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
         "slots": 0 if window.capacity.workspace else slots,

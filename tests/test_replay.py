@@ -185,3 +185,12 @@ def test_prefill_streams_whole_layers_where_the_slots_hold_two():
     small = run("lru", cache_fraction=0.1, warmup_tokens=0)  # 102 slots: not two layers of 64
     assert small["prefill_misses"] * small["expert_bytes"] == small["prefill_bytes_copied"]
     assert streamed["prefill_misses"] < small["prefill_misses"]
+
+
+@pytest.mark.parametrize(("policy", "open_loop"), [
+    ("speculate-and-execute", True), ("speculate-and-execute[predictor=synthetic]", True),
+    ("prefetch-and-refetch", False), ("cache-prior", False), ("specmd-drop", False),
+])
+def test_only_what_executes_predictions_is_open_loop(policy, open_loop):
+    trace = SCORED if policy == "cache-prior" else SHIPPED
+    assert run(policy, trace=trace, measured_tokens=2)["open_loop"] is open_loop

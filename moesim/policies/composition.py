@@ -70,6 +70,11 @@ class Policy:
         return None if foresight is None else foresight.channel
 
     @property
+    def open_loop(self) -> bool:
+        """Whether predictions are executed that were made from the true model's states, not from speculated ones."""
+        return getattr(self.route, "foresight", None) is not None
+
+    @property
     def lossless(self) -> bool:
         """True when the outputs are those of the true model."""
         return self.route.lossless and self.on_miss.lossless

@@ -19,7 +19,7 @@ from moesim.quality.modes.mode import Mode
 from moesim.quality.plan import Plan
 from moesim.quality.stored import Measured, Method, Quality, Text
 from moesim.quality.text import Blocks, read_blocks
-from moesim.record.checkpoint import DTYPES, load_model, load_tokenizer
+from moesim.record.checkpoint import load_model, load_tokenizer
 from moesim.record.moe_layers import MoeLayer
 from moesim.record.predictors.chosen import load_fitted, predictors_by_name
 from moesim.record.predictors.fitted import Fitted
@@ -60,13 +60,8 @@ def evaluate(request: Request, progress: Callable[[int, int], None] = lambda don
             f"blocks of {request.block_tokens} tokens with prompts of {request.prompt_tokens}: at least one token is "
             "decoded, and one foretold"
         )
-    if request.dtype not in DTYPES:
-        raise InputError(f"--dtype {request.dtype}: known: {', '.join(DTYPES)}")
-    # In its own type first: what a checkpoint is hashed by does not depend on the type that it is computed in.
-    model, layers = load_model(request.model, request.device)
+    model, layers = load_model(request.model, request.device, request.dtype)
     sha256 = weights_sha256(model)
-    if request.dtype != "auto":
-        model = model.to(getattr(torch, request.dtype))
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{request.model}: the perplexity of running text is a decoder's: this is an encoder-decoder")
     blocks = read_blocks(

@@ -7,6 +7,7 @@ import torch
 from moesim.errors import InputError
 from moesim.record.memory import check_fits, free_bytes, megabytes
 from moesim.record.moe_layers import MoeLayer, find_moe_layers, router_paths
+from moesim.record.weights import keep_hash, weights_sha256
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -27,7 +28,13 @@ def load_model(name: str, device: str = "cpu", dtype: str = "auto") -> tuple[Any
     check_fits(f"{name}: the weights alone are {megabytes(needed)}", needed, place)
     factory = _factory(config)
     try:
-        model: Any = factory.from_pretrained(name, dtype=computed)
+        model: Any = factory.from_pretrained(name, dtype="auto")
+        if computed not in ("auto", model.dtype):
+            # Read again instead of cast: transformers keeps some modules in float32 whatever is asked for.
+            as_stored = weights_sha256(model)
+            del model
+            model = factory.from_pretrained(name, dtype=computed)
+            keep_hash(model, as_stored)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"{name}: cannot be loaded by transformers: {_first_line(error)}") from None
     model = model.to(place).eval().requires_grad_(False)

@@ -54,3 +54,10 @@ def test_its_layers_spread_their_tokens_over_the_experts(model: Any) -> None:
         of_tokens = np.bincount(np.asarray(trace.experts[:, layer]).ravel(), minlength=16) / trace.tokens
         assert (of_tokens > 0).sum() >= 8
         assert of_tokens.max() < 0.8
+
+
+def test_a_checkpoint_has_one_hash_in_every_type(model: Any) -> None:
+    other = "bfloat16" if model.dtype == torch.float32 else "float32"
+    cast, _ = load_model(str(FOLDER), dtype=other)
+    assert cast.dtype != model.dtype
+    assert weights_sha256(cast) == weights_sha256(model)
