@@ -108,8 +108,9 @@ def run(
     """Calibrate, measure, simulate, compare, report."""
     from hw_validate.doctor import check_device, examine
     from hw_validate.grid import Plan, Validation, config_path
+    from hw_validate.harness import Harness
     from hw_validate.machine import describe
-    from hw_validate.run import Harness, run_validation
+    from hw_validate.run import run_validation
     from hw_validate.storage import available_host_bytes
 
     check_device(device)

@@ -8,13 +8,12 @@ Compute is what the kernels take in a chain of their own (calibrate/kernels.py);
 of every layer and the last expert's kernels cannot overlap its copies.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from hw_validate.baseline import PlainEngine
 from hw_validate.calibrate.link import LinkBench
 from hw_validate.dense import DenseLayers
+from hw_validate.harness import Harness
 from hw_validate.measured import measure
 from hw_validate.measurement import Limit, Limits
 from hw_validate.storage import HostExperts
@@ -22,14 +21,11 @@ from hw_validate.worlds import world
 from moesim.hardware import HardwareSpec
 from moesim.window import load_trace
 
-if TYPE_CHECKING:
-    from hw_validate.run import Harness
-
 PEAK_BYTES = 352_321_536
 WARMUP, STEPS = 4, 16
 
 
-def measure_limits(harness: "Harness", model_name: str, dense: DenseLayers, host: HostExperts) -> Limits:
+def measure_limits(harness: Harness, model_name: str, dense: DenseLayers, host: HostExperts) -> Limits:
     """Run the engine and the plain one at cache 0 on one model. `dense` decodes at batch 1."""
     cells = {
         planned.cell.policy.partition("[")[0]: planned for planned in harness.plan.cells[model_name]

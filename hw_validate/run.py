@@ -13,23 +13,22 @@ memory at a time.
 """
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from hw_validate.grid import Plan, Planned, Validation
+from hw_validate.harness import Harness, Tell
 from hw_validate.limits import measure_limits
 from hw_validate.measurement import MachineFacts, Measurement, Slice, Telemetry, Timelines, load, save
 from hw_validate.nvml import Sampler
 from hw_validate.raw import RawCell
-from hw_validate.worlds import Clocked, Job, job, simulate, world
+from hw_validate.worlds import Clocked, simulate, world
 from moesim.errors import ConfigError, InputError
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
-from moesim.run import RunConfig
 from moesim.timeline import Timeline
 from moesim.window import trace_hash
 from moesim.workers import answers, usable_cpus
@@ -37,39 +36,8 @@ from moesim.workers import answers, usable_cpus
 if TYPE_CHECKING:
     from hw_validate.calibrate.profile import Shape
 
-Tell = Callable[[str], None]
 CELLS_PER_WORKER = 16
 """To simulate fewer takes less time than to start a process for them."""
-
-
-@dataclass(frozen=True)
-class Harness:
-    """Where a validation runs: the folder, the device, and how it is told."""
-
-    validation: Validation
-    plan: Plan
-    folder: Path
-    device: str
-    tell: Tell
-
-    @property
-    def profile_path(self) -> Path:
-        """The calibration of this machine."""
-        return self.folder / f"{self.validation.hardware}.yaml"
-
-    def job(self, planned: Planned) -> Job:
-        """A cell's inputs, loaded and decided."""
-        cell = planned.cell
-        every_step = cell.warmup_steps + cell.measured_steps + planned.instrumented_steps
-        batch = cell.batch_tokens
-        config = RunConfig(
-            trace=planned.trace, model=planned.model, hardware=str(self.profile_path), engine=self.validation.engine,
-            policy=cell.policy, cache_fraction=cell.cache_fraction,
-            context_tokens=cell.context_tokens if cell.phase == "decode" else None,
-            warmup_tokens=cell.warmup_steps * batch,
-            measured_tokens=(every_step - cell.warmup_steps) * batch if cell.phase == "decode" else None,
-        )
-        return job(config, cell.warmup_steps, cell.measured_steps, planned.instrumented_steps)
 
 
 def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: bool = False) -> Path | None:
