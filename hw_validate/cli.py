@@ -142,14 +142,18 @@ def live(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")] = False,
 ) -> None:
     """Decode with a trained model whose own router decides, and hold it against the same model all resident."""
-    import torch
+    from hw_validate.doctor import check_checkpoints, check_device
 
-    from hw_validate.doctor import check_device
+    check_device(device)
+    check_checkpoints()
+    import torch
+    from transformers.utils import logging
+
     from hw_validate.live import decode, load_checkpoint
     from moesim.policies.composition import parse
     from moesim.record.checkpoint import load_tokenizer
 
-    check_device(device)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     checkpoint, shape = load_checkpoint(model, device, torch.bfloat16 if device == "cuda" else torch.float32)
     tokenizer = load_tokenizer(str(model))
     ids = tokenizer(prompt).input_ids

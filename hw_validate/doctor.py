@@ -1,6 +1,7 @@
 """Before anything runs: what the machine has, what a validation needs of it, and what will not fit."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from hw_validate.driver import HardwareError
 from hw_validate.grid import Validation
@@ -28,6 +29,12 @@ def check_device(device: str) -> None:
         raise HardwareError("torch is not installed: pip install 'moesim[hw]'") from None
     if device == "cuda" and not torch.cuda.is_available():
         raise HardwareError("no CUDA device here: use a machine with one, or --device cpu to exercise the harness")
+
+
+def check_checkpoints() -> None:
+    """Raise HardwareError, one line, when no checkpoint can be read: that takes transformers."""
+    if find_spec("transformers") is None:
+        raise HardwareError("transformers is not installed: pip install 'moesim[hw,record]'")
 
 
 def examine(machine: MachineFacts, validation: Validation | None, free_host_bytes: int) -> list[Finding]:
