@@ -40,11 +40,18 @@ FIGURES: dict[str, bool] = {
     "event_latency_ns": False,
     "loop_layer_ns": False,
     "switch_ns": False,
+    "host_bytes_per_s": True,
+    "cpu_bytes_per_s": True,
+    "cpu_flops_per_s": True,
+    "cpu_expert_floor_ns": False,
 }
 """Every figure, and whether more of it makes runs faster."""
 
 MEASURED_ONLY = ("event_latency_ns", "loop_layer_ns", "switch_ns")
 """Figures that no data sheet gives: nothing, until a calibration measures them."""
+
+CPU_FIGURES = ("host_bytes_per_s", "cpu_bytes_per_s", "cpu_flops_per_s", "cpu_expert_floor_ns")
+"""Figures that only experts on the CPU need: a profile has all of them or none."""
 
 
 def nearest_ns(value: float) -> int:
@@ -85,7 +92,23 @@ class Hardware:
     """Host time of the replay loop itself, per event: everything between what it enqueues."""
     switch_ns: int
     """How long a stream stands still between kernels launched one by one and a captured graph behind them."""
+    host_bytes_per_s: float
+    """What the host's memory gives to copies and CPU together; 0, like all that follow, where nothing is known."""
+    cpu_bytes_per_s: float
+    """At which the CPU reads a large expert's weights, alone."""
+    cpu_flops_per_s: float
+    """Which the CPU reaches on experts with many tokens."""
+    cpu_expert_floor_ns: int
+    """Added for each expert on the CPU: handing it to the cores and gathering their parts."""
     kernel_table: KernelTable
+
+    def cpu_expert_ns(self, kernel: Kernel) -> int:
+        """How long all cores work on one expert, alone: measured where the table reaches, else from the figures."""
+        measured = self.kernel_table.look_up(kernel, "eager")
+        if measured is not None:
+            return nearest_ns(measured)
+        work_s = max(kernel.hbm_bytes / self.cpu_bytes_per_s, kernel.flops / self.cpu_flops_per_s)
+        return self.cpu_expert_floor_ns + nearest_ns(work_s * 1e9)
 
     def kernel_ns(self, kernel: Kernel, mode: Mode, launches: int) -> int:
         """How long a kernel group of `launches` kernels runs: measured where the table reaches, else roofline."""
@@ -124,7 +147,9 @@ class HardwareSpec(BaseModel):
             if name not in FIGURES:
                 raise ValueError(f"unknown figure {name!r}: {nearest(name, FIGURES)}")
         for name in FIGURES:
-            if name not in figures and name not in MEASURED_ONLY:
+            if name in MEASURED_ONLY or (name in CPU_FIGURES and figures.keys().isdisjoint(CPU_FIGURES)):
+                continue
+            if name not in figures:
                 raise ValueError(f"figure {name} is missing")
         for name, quantity in figures.items():
             _check(name, quantity.low, quantity.high)
@@ -165,6 +190,12 @@ class HardwareSpec(BaseModel):
                 raise ConfigError(f"hardware.{error}") from None
             figures[name] = exact(value, "set by the user")
         return self.model_copy(update={"figures": figures})
+
+    def check_cpu(self, why: str) -> None:
+        """Raise ConfigError, in one line that says `why`, where nothing is known of the host's CPU and memory."""
+        missing = [name for name in CPU_FIGURES if name not in self.figures]
+        if missing:
+            raise ConfigError(f"hardware {self.name}: no figure {missing[0]}: {why}")
 
     @cached_property
     def _table(self) -> KernelTable:

@@ -4,7 +4,7 @@ Everything follows from the shape that the model's own config.json states. Kerne
 bytes, shape), never as time: time is the hardware's.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -266,6 +266,10 @@ class ModelSpec(BaseModel):
             token_expert_pairs,
             0,
         )
+
+    def cpu_expert_kernel(self, tokens: int) -> Kernel:
+        """One expert over `tokens` on the CPU; `hbm_bytes` are read from the host's memory."""
+        return replace(self.experts_kernel(1, tokens), name="cpu expert")
 
     def head_kernel(self, tokens: int) -> Kernel:
         """Final norm, output embedding and choice of the next token, for `tokens` sequences."""

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from moesim.catalogue import names
 from moesim.errors import InputError
-from moesim.hardware import FIGURES, MEASURED_ONLY, HardwareSpec
+from moesim.hardware import CPU_FIGURES, FIGURES, MEASURED_ONLY, HardwareSpec
 from moesim.kernel_table import KernelRow, KernelTable
 from moesim.model import Kernel, ModelSpec
 
@@ -153,7 +153,8 @@ def test_the_profile_of_the_a6000_is_frozen():
         "flops_per_s": (154.8e12,) * 3, "flops_share": (0.4, 0.6, 0.8), "kernel_floor_ns": (2e3, 3e3, 4.5e3),
     }
     figures = HardwareSpec.load("rtx-a6000").figures
-    assert {name: (figure.low, figure.value, figure.high) for name, figure in figures.items()} == frozen
+    compared = {name: figure for name, figure in figures.items() if name not in CPU_FIGURES}
+    assert {name: (figure.low, figure.value, figure.high) for name, figure in compared.items()} == frozen
 
 
 def test_measured_times_come_before_the_roofline():
@@ -161,3 +162,36 @@ def test_measured_times_come_before_the_roofline():
     assert spec.at("centre").kernel_ns(kernel(1_500_000), "graph", 9) == 6000
     assert spec.at("slow").kernel_ns(kernel(1_000_000), "graph", 9) == 4400
     assert spec.at("centre").kernel_source(kernel(1_500_000), "graph") == "measured"
+
+
+def test_an_expert_on_the_cpu_is_measured_or_follows_from_the_figures():
+    """On the H200's host: 369,983 ns measured; 137,400 ns and 9,437,184 bytes at 62.4938 GB/s where nothing is."""
+    hardware = HardwareSpec.load("h200").at("centre")
+    assert hardware.cpu_expert_ns(ModelSpec.load("olmoe-1b-7b").cpu_expert_kernel(1)) == 369_983
+    assert hardware.cpu_expert_ns(kernel(9_437_184, experts=1, tokens=1, name="cpu expert of another size")) == 288_410
+    # 40 GFLOP at 1.5 TFLOP/s outweigh the bytes.
+    assert hardware.cpu_expert_ns(kernel(1, flops=40 * 10**9, name="many tokens")) == 137_400 + 26_666_667
+
+
+def test_figures_of_the_cpu_come_together_or_not_at_all():
+    spec = HardwareSpec.load("rtx-3090")
+
+    def without(*names):
+        said = spec.model_dump()
+        return said | {"figures": {name: each for name, each in said["figures"].items() if name not in names}}
+
+    for name in CPU_FIGURES:
+        with pytest.raises(ValueError, match=f"figure {name} is missing"):
+            HardwareSpec.model_validate(without(name))
+    bare = HardwareSpec.model_validate(without(*CPU_FIGURES))
+    with pytest.raises(InputError, match="hardware rtx-3090: no figure host_bytes_per_s: fiddler executes"):
+        bare.check_cpu("fiddler executes experts on the CPU")
+    spec.check_cpu("all is there")
+
+
+@pytest.mark.parametrize("name", names("hardware"))
+@pytest.mark.parametrize("end", ["centre", "fast", "slow"])
+def test_one_copy_or_one_expert_alone_never_wants_more_than_the_host_memory_gives(name, end):
+    hardware = HardwareSpec.load(name).at(end)
+    assert hardware.link_bytes_per_s <= hardware.host_bytes_per_s
+    assert hardware.cpu_bytes_per_s <= hardware.host_bytes_per_s

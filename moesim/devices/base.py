@@ -95,3 +95,22 @@ class Device(Protocol[StreamType]):
 
     def read_back(self, event: Event) -> Generator[Any, None, int]:
         """Block the host until the event has completed and its few bytes are on the host; returns that instant."""
+
+
+class DeviceWithCpu(Device[StreamType], Protocol[StreamType]):
+    """A machine whose CPU executes experts too, on an in-order stream of its own."""
+
+    cpu: StreamType
+    results: StreamType
+    """The way of the CPU's results to the GPU, so that no copy of an expert waits behind a result still to come."""
+    cpu_runs: list[tuple[int, int]]
+    """When experts ran on the CPU, since the loop last cleared it at the end of a step."""
+
+    def bring_activations(self, size_bytes: int) -> None:
+        """Enqueue the way of a layer's input to the CPU, behind the ids that were read back."""
+
+    def execute(self, expert: int, kernel: Kernel) -> None:
+        """Enqueue one expert on the CPU."""
+
+    def return_result(self, size_bytes: int) -> int:
+        """Enqueue the copy of a result to the GPU; returns when the host had enqueued it."""

@@ -22,12 +22,13 @@ from typing import Any
 import simpy
 
 from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
+from moesim.devices.host_memory import HostMemory
 from moesim.engine import EngineSpec
 from moesim.hardware import Hardware
 from moesim.model import Kernel
 from moesim.timeline import Timeline
 
-LAUNCH, COPY, RECORD, WAIT = range(4)
+LAUNCH, COPY, RECORD, WAIT, WORK = range(5)
 
 
 @dataclass(slots=True)
@@ -43,6 +44,8 @@ class Operation:
     expert: int = -1
     pieces_ns: tuple[int, ...] = ()
     """On the wire, without the start-up: one per piece of a copy."""
+    work: Generator[Any, None, None] | None = None
+    """Of a WORK: whatever it waits by, and then it is done."""
 
 
 class CopyEngine:
@@ -86,7 +89,7 @@ class SimulatedStream:
 
     def _run(self) -> Generator[Any, None, None]:
         environment, queue, engine = self._environment, self._queue, self._device.engine
-        timeout = environment.timeout
+        timeout, memory = environment.timeout, self._device.host_memory
         while True:
             if not queue:
                 if engine.owner is self:
@@ -110,7 +113,10 @@ class SimulatedStream:
                         yield turn
                         now = int(environment.now)
                     engine.owner = self
-                yield timeout(self._burst(operation, now) - now)
+                if memory is None:
+                    yield timeout(self._burst(operation, now) - now)
+                else:
+                    yield from self._through_memory(memory, operation)
             elif what == LAUNCH:
                 if engine.owner is self:
                     engine.release()
@@ -121,6 +127,11 @@ class SimulatedStream:
                 event.completed_ns = now
                 if event.signal is not None:
                     event.signal.succeed()
+            elif what == WORK:
+                if engine.owner is self:
+                    engine.release()
+                assert operation.work is not None
+                yield from operation.work
             else:
                 event = operation.event
                 assert event is not None
@@ -150,6 +161,23 @@ class SimulatedStream:
         engine.busy_ns += end - begin
         return end
 
+    def _through_memory(self, memory: HostMemory, operation: Operation) -> Generator[Any, None, None]:
+        """Serve one copy whose bytes come from shared memory; as long as `copy_end_ns` where nothing else runs."""
+        environment, device = self._environment, self._device
+        engine, hardware = device.engine, device.hardware
+        begin = now = int(environment.now)
+        idle, available = engine.last_end_ns < begin, operation.first_ns
+        for piece_ns in operation.pieces_ns:
+            if available > now:
+                idle = True
+                yield environment.timeout(available - now)
+            yield environment.timeout(hardware.copy_descriptor_ns + (hardware.copy_start_up_ns if idle else 0))
+            yield from memory.flow(piece_ns - hardware.copy_descriptor_ns, hardware.link_bytes_per_s)
+            idle, available, now = False, available + hardware.enqueue_copy_ns, int(environment.now)
+        engine.last_end_ns = now
+        engine.busy_ns += now - begin
+        device.draw_copy(operation, self.name, begin, now)
+
     def _start(self, operation: Operation, now: int) -> int:
         """Fill in a kernel group's instants; returns how long it holds the stream."""
         run, prepared, arrived = operation.run, operation.prepared, now
@@ -171,6 +199,9 @@ class SimulatedStream:
 class SimulatedGPU:
     """A GPU, its host thread and its link in one SimPy environment. Implements `moesim.devices.base.Device`."""
 
+    host_memory: HostMemory | None = None
+    """What copies share with experts on the CPU, where a machine executes some (`simulated_cpu.py`)."""
+
     def __init__(self, hardware: Hardware, engine: EngineSpec, timeline: Timeline | None = None) -> None:
         self.environment = simpy.Environment(initial_time=0)
         self.engine = CopyEngine()
@@ -180,7 +211,7 @@ class SimulatedGPU:
         self.blocked: list[tuple[int, int]] = []
         self.kernel_sources: set[str] = set()
         """Where kernel times came from: `measured`, `roofline`, or both."""
-        self._hardware = hardware
+        self.hardware = hardware
         self._captured = {
             "attention": engine.mode == "graph",
             "experts": engine.mode == "graph" and engine.experts_captured,
@@ -198,16 +229,16 @@ class SimulatedGPU:
         self.environment.run(self.environment.process(program))
 
     def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
-        self.kernel_sources.add(self._hardware.kernel_source(kernel, self._mode))
+        self.kernel_sources.add(self.hardware.kernel_source(kernel, self._mode))
         return Prepared(
-            name, kind, layer, kernel, self._hardware.kernel_ns(kernel, self._mode, launches), launches
+            name, kind, layer, kernel, self.hardware.kernel_ns(kernel, self._mode, launches), launches
         )
 
     def decided(self) -> None:
-        self.host_now_ns += self._hardware.loop_layer_ns
+        self.host_now_ns += self.hardware.loop_layer_ns
 
     def launch(self, stream: SimulatedStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
-        hardware = self._hardware
+        hardware = self.hardware
         begin = self.host_now_ns
         if self._captured[prepared.kind]:
             self.host_now_ns = last = first = begin + hardware.enqueue_graph_ns
@@ -223,8 +254,8 @@ class SimulatedGPU:
 
     def copy(self, stream: SimulatedStream, expert: int, slot: int, size_bytes: int) -> int:
         begin = self.host_now_ns
-        first = begin + self._hardware.enqueue_copy_ns
-        self.host_now_ns = last = begin + self._pieces * self._hardware.enqueue_copy_ns
+        first = begin + self.hardware.enqueue_copy_ns
+        self.host_now_ns = last = begin + self._pieces * self.hardware.enqueue_copy_ns
         pieces = self._pieces_ns.get(size_bytes) or self._cut(size_bytes)
         stream.push(Operation(COPY, first, last, expert=expert, pieces_ns=pieces))
         if self._timeline is not None:
@@ -234,22 +265,22 @@ class SimulatedGPU:
     def _cut(self, size_bytes: int) -> tuple[int, ...]:
         """How long each piece of a copy takes on the wire, rounded half up."""
         ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
-        rate = self._hardware.link_bytes_per_s
+        rate = self.hardware.link_bytes_per_s
         pieces = tuple(
-            self._hardware.copy_descriptor_ns + floor((end - start) * 1_000_000_000 / rate + 0.5)
+            self.hardware.copy_descriptor_ns + floor((end - start) * 1_000_000_000 / rate + 0.5)
             for start, end in pairwise(ends)
         )
         self._pieces_ns[size_bytes] = pieces
         return pieces
 
     def record(self, stream: SimulatedStream, issued_ns: int | None = None) -> Event:
-        self.host_now_ns += self._hardware.record_event_ns
+        self.host_now_ns += self.hardware.record_event_ns
         event = Event(issued_ns=issued_ns)
         stream.push(Operation(RECORD, self.host_now_ns, self.host_now_ns, event=event))
         return event
 
     def wait(self, stream: SimulatedStream, event: Event) -> None:
-        self.host_now_ns += self._hardware.wait_event_ns
+        self.host_now_ns += self.hardware.wait_event_ns
         stream.push(Operation(WAIT, self.host_now_ns, self.host_now_ns, event=event))
 
     def read_back(self, event: Event) -> Generator[Any, None, int]:
@@ -262,7 +293,7 @@ class SimulatedGPU:
         if completed > begin:
             self.blocked.append((begin, completed))
             begin = completed
-        self.host_now_ns = begin + self._hardware.read_back_ns
+        self.host_now_ns = begin + self.hardware.read_back_ns
         if self._timeline is not None:
             self._timeline.add("host", "read back", begin, self.host_now_ns)
         return self.host_now_ns
@@ -274,7 +305,7 @@ class SimulatedGPU:
         """
         changes = self._captured[kind] and not self._captured[self._last_kind]
         self._last_kind = kind
-        return max(0, self._hardware.switch_ns - idle_ns) if changes else 0
+        return max(0, self.hardware.switch_ns - idle_ns) if changes else 0
 
     @property
     def link_busy_ns(self) -> int:
@@ -284,13 +315,13 @@ class SimulatedGPU:
     def copy_end_ns(self, operation: Operation, start: int, idle: bool) -> int:
         """When a copy that starts now ends, on an engine that was idle or comes from another copy."""
         if operation.last_ns <= start:
-            return start + sum(operation.pieces_ns) + (self._hardware.copy_start_up_ns if idle else 0)
+            return start + sum(operation.pieces_ns) + (self.hardware.copy_start_up_ns if idle else 0)
         # The host is still enqueueing pieces: each starts when it is there, after a start-up if it came too late.
         end, available = start, operation.first_ns
         for piece_ns in operation.pieces_ns:
             idle = idle or available > end
-            end = max(end, available) + piece_ns + (self._hardware.copy_start_up_ns if idle else 0)
-            idle, available = False, available + self._hardware.enqueue_copy_ns
+            end = max(end, available) + piece_ns + (self.hardware.copy_start_up_ns if idle else 0)
+            idle, available = False, available + self.hardware.enqueue_copy_ns
         return end
 
     def draw_copy(self, operation: Operation, track: str, start: int, end: int) -> None:
