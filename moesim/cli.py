@@ -110,6 +110,9 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="FIGURE=VALUE", help="Set a figure of the hardware; can be given again."),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, fast (closed form) or simulated (SimPy); all give the same times.")
+    ] = "auto",
     timeline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a timeline for ui.perfetto.dev.")
     ] = None,
@@ -130,7 +133,7 @@ def run(
         config = RunConfig(
             trace=trace, model=model, hardware=hardware, engine=engine, policy=policy, cache_fraction=fraction,
             per_layer=per_layer, context_tokens=context, warmup_tokens=warmup, measured_tokens=measured,
-            hardware_overrides=_overrides(settings or []),
+            hardware_overrides=_overrides(settings or []), device=device,  # type: ignore[arg-type]
         )
     except ValidationError as error:
         found = error.errors(include_url=False)[0]

@@ -19,11 +19,12 @@ from itertools import product
 from math import prod
 from os.path import normpath
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from moesim.catalogue import find, is_file
+from moesim.device_choice import Asked
 from moesim.errors import ConfigError, InputError, nearest
 from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
@@ -176,6 +177,12 @@ def _figure(value: object, path: Path) -> float:
         raise ConfigError("expected a number") from None
 
 
+def _device(value: object, path: Path) -> str:
+    if value not in get_args(Asked):
+        raise ConfigError(f"expected {', '.join(get_args(Asked))}")
+    return str(value)
+
+
 AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "policy": _policy,
     "cache": lambda value, path: cache_fraction(value),
@@ -188,6 +195,7 @@ AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "warmup_tokens": _whole(0),
     "measured_tokens": _whole(1),
     "interval": _yes_or_no,
+    "device": _device,
 }
 """What a grid may vary, and how each value is read. Beside these: `hardware.FIGURE`, any figure of the machine."""
 
@@ -248,7 +256,7 @@ def _excerpt(given: Mapping[str, Any], above: Axes, path: Path, number: int) -> 
     ):
         raise ConfigError(f"{_at(path, *place, 'layers')} = {layers}: expected [FIRST, LAST]")
     axes = _over(above, _axes({key: value for key, value in given.items() if key != "layers"}, path, *place))
-    axes["interval"] = [False]
+    axes |= {"interval": [False], "device": ["auto"]}
     runs = list(_runs("timelines", axes, path, *place))
     if len(runs) != 1:
         raise ConfigError(f"{_at(path, *place)}: {len(runs)} runs; a timeline shows one")

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 import moesim
 from moesim.catalogue import find
 from moesim.decide import Capacity
-from moesim.devices.simulated import SimulatedGPU
+from moesim.device_choice import Asked, Chosen, choose_device, new_device
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
 from moesim.events import steps
@@ -65,7 +64,8 @@ class RunConfig(BaseModel):
     hardware_overrides: dict[str, float] = {}
     interval: bool = True
     """Also run the two ends of the hardware's ranges."""
-    device: Literal["simulated"] = "simulated"
+    device: Asked = "auto"
+    """Who times the run: `auto` takes FastGPU where it applies. The row says which it was."""
     grid: str = ""
     """Which grid of a sweep the run belongs to."""
 
@@ -166,9 +166,10 @@ class Prepared:
     engine: EngineSpec
     policy: Policy
     window: Window
+    device: Chosen
 
 
-def prepare(config: RunConfig) -> Prepared:
+def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     """Load and check what a run needs. Raises InputError (one line) when its inputs do not fit together."""
     trace = load_trace(config.trace)
     model = ModelSpec.load(config.model)
@@ -177,19 +178,20 @@ def prepare(config: RunConfig) -> Prepared:
     engine = EngineSpec.load(config.engine)
     policy = parse(config.policy)
     policy.check(trace)
+    device = choose_device(config.device, policy, engine, draws=timeline)
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
     stream = engine.prefill == "stream"
     largest = largest_events(config.trace, stop, stream, policy.name)
     capacity = capacity_of(policy, config, model, largest)
     window = Window(config.trace, stop, policy.name, capacity, largest[0], stream)
-    return Prepared(config, trace, model, hardware, engine, policy, window)
+    return Prepared(config, trace, model, hardware, engine, policy, window, device)
 
 
 @paused_collector()
 def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     """Run a configuration. Raises InputError (one line) when its inputs do not fit together."""
-    run = prepare(config)
+    run = prepare(config, timeline=timeline)
     trace, model, policy, window = run.trace, run.model, run.policy, run.window
     drawing = Timeline(trace.n_experts) if timeline else None
     slots = window.decider().slots
@@ -199,7 +201,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         recorded = window.stop <= RECORDED_TOKENS
         decisions: Decisions = Recorded(recorded_decisions(window)) if recorded else window.decider()
         tally = Tally(config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
-        device = SimulatedGPU(hardware, run.engine, drawn)
+        device = new_device(run.device, hardware, run.engine, drawn)
         stretch = steps(trace, 0, window.stop)
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, tally.observe, config.context_tokens,
@@ -223,7 +225,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "model": model.name,
         "hardware": run.hardware.name,
         "trace": trace.metadata.name,
-        "device": config.device,
+        "device": run.device,
         "engine": run.engine.name,
         "cache_fraction": {"none": 0.0, "all": 1.0, "any": config.cache_fraction}[policy.spec.cache],
         "per_layer": window.capacity.per_layer,

@@ -119,6 +119,22 @@ def test_a_kernel_waits_for_its_copy_and_not_for_the_one_behind_it():
     assert [event.issued_ns for event in runs[0].waits] == [3]
 
 
+@pytest.mark.parametrize(("kernel_ns", "second_starts_ns"), [(29, 38), (30, 38), (31, 44)])
+def test_only_a_stream_that_really_has_to_wait_pays_the_event_latency(kernel_ns, second_starts_ns):
+    """The first copy ends at 38, the kernel before, then or after: a tie does not hang on who is looked at first."""
+    device, done = gpu(PlainHardware(event_latency_ns=5)), []
+
+    def program():
+        device.copy(device.copies, 0, 0, 23)
+        device.launch(device.compute, kernel(device, kernel_ns))  # enqueued at 8
+        device.wait(device.copies, device.record(device.compute))
+        done.append(device.record(device.copies))
+        yield from device.read_back(done[0])
+
+    play(device, program())
+    assert done[0].completed_ns == second_starts_ns
+
+
 @pytest.mark.parametrize(("launches", "duration_ns", "end_ns"), [(1, 40, 45), (4, 400, 405), (4, 8, 22)])
 def test_a_group_of_kernels_runs_no_faster_than_the_host_launches_it(launches, duration_ns, end_ns):
     """First launch at 5, then every 5: eight nanoseconds of work in four kernels end 2 after the last launch."""

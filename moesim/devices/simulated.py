@@ -143,7 +143,8 @@ class SimulatedStream:
                     if event.signal is None:
                         event.signal = environment.event()
                     yield event.signal
-                    if self._event_latency_ns:
+                    # Not where the event completes in the very nanosecond in which the stream turns to it.
+                    if self._event_latency_ns and event.completed_ns != now:
                         yield timeout(self._event_latency_ns)
 
     def _burst(self, operation: Operation, start: int) -> int:
