@@ -176,6 +176,11 @@ class CpuDevice:
         return end
         yield  # a generator, as the loop expects; there is nothing to hand over to
 
+    def idle_until(self, instant_ns: int) -> int:
+        while (now_ns := self.now_ns()) < instant_ns:
+            pass
+        return now_ns
+
     def decided(self) -> None:
         self.event += 1
         self._pairs_now = next(self.pairs)

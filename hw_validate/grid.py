@@ -12,6 +12,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -199,8 +200,7 @@ class Plan:
         path = self._folder / f"{model}.{phase}.batch{batch}.{count}-steps.{of_source}.safetensors"
         if not path.exists():
             whole = batch_decode(source, batch) if phase == "decode" else only_prefill(source)
-            ends = [step.rows.stop for step in steps(whole)]
-            whole.slice(0, ends[min(count, len(ends)) - 1]).save(path)
+            whole.slice(0, sum(step.tokens for step in islice(steps(whole), count))).save(path)
         return Trace.load(path), path
 
     @staticmethod

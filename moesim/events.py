@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from moesim.trace import DECODE, PREFILL, Trace
 
-__all__ = ["DECODE", "NEVER", "PREFILL", "Scores", "Step", "UseList", "steps"]
+__all__ = ["DECODE", "NEVER", "PREFILL", "Rows", "Scores", "Step", "UseList", "steps"]
 
 NEVER = 1 << 62
 """The number of an event that does not come."""
 BLOCK_TOKENS = 1024
+Rows = slice | NDArray[np.intp]
+"""Which rows of a trace: next to each other, or anywhere."""
 Scores = NDArray[np.float64]
 """Router probabilities by expert, with or without an axis of tokens before it."""
 
@@ -32,11 +34,15 @@ class Step:
 
     __slots__ = ("_gates", "_loaded", "_touch", "_trace", "accesses", "layers", "pairs", "phase", "rows", "tokens")
 
-    def __init__(self, trace: Trace, rows: slice, chosen: list[list[list[int]]]) -> None:
+    not_before_ns: int = 0
+    """When the last of its requests has come; the host waits for that instant."""
+
+    def __init__(self, trace: Trace, rows: Rows, chosen: list[list[list[int]]]) -> None:
+        """`chosen` is [tokens][layers][top-k], the router's choice of `rows`."""
         self._trace = trace
         self.rows = rows
-        self.tokens = rows.stop - rows.start
-        self.phase = int(trace.phase[rows.start])
+        self.tokens = len(chosen)
+        self.phase = int(trace.phase[rows.start if isinstance(rows, slice) else rows[0]])
         self.layers = trace.layers
         self._loaded: dict[tuple[str, int], list[list[int]]] = {}
         self._touch: list[list[int]] | None = None

@@ -143,6 +143,8 @@ class Replay:
         device = self._device
         begin = link_busy = 0
         for step in self._window:
+            if step.not_before_ns > begin:
+                begin = device.idle_until(step.not_before_ns)
             self._copies = 0
             end, decisions = yield from self._step(step)
             time = named_sum(begin, end, device.runs, device.blocked)

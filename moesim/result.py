@@ -36,14 +36,23 @@ SCHEMA = pa.schema(
         pa.field("batch_tokens", pa.int64()),
         pa.field("hardware_overrides", pa.string()),
         pa.field("link_bytes_per_s", pa.int64()),
+        pa.field("arrivals", pa.string()),
+        pa.field("arrivals_per_s", pa.float64()),
+        pa.field("arrival_seed", pa.int64()),
+        pa.field("requests", pa.int64()),
+        pa.field("max_batch", pa.int64()),
+        pa.field("kv_tokens", pa.int64()),
         # what it is
         pa.field("lossless", pa.bool_()),
         pa.field("bound", pa.bool_()),
         pa.field("open_loop", pa.bool_()),
+        pa.field("clocked", pa.bool_()),
         pa.field("synthetic", pa.bool_()),
         pa.field("feasible", pa.bool_()),
         pa.field("slots", pa.int64()),
         pa.field("expert_bytes", pa.int64()),
+        pa.field("kv_capacity_bytes", pa.int64()),
+        pa.field("kv_peak_bytes", pa.int64()),
         pa.field("vram_bytes", pa.int64()),
         pa.field("vram_free_bytes", pa.int64()),
         # time
@@ -55,6 +64,8 @@ SCHEMA = pa.schema(
         pa.field("tpot_p95_ns", pa.float64()),
         pa.field("tpot_p99_ns", pa.float64()),
         pa.field("ttft_mean_ns", pa.float64()),
+        pa.field("ttft_p50_ns", pa.float64()),
+        pa.field("ttft_p95_ns", pa.float64()),
         pa.field("ttft_p99_ns", pa.float64()),
         pa.field("tokens_per_s", pa.float64()),
         pa.field("tpot_attention_ns", pa.float64()),
@@ -72,6 +83,19 @@ SCHEMA = pa.schema(
         pa.field("link_utilisation", pa.float64()),
         pa.field("gpu_utilisation", pa.float64()),
         pa.field("host_utilisation", pa.float64()),
+        # under load: only for a stream of requests
+        pa.field("requests_measured", pa.int64()),
+        pa.field("requests_finished", pa.int64()),
+        pa.field("requests_per_s", pa.float64()),
+        pa.field("output_tokens_per_s", pa.float64()),
+        *(
+            pa.field(f"{what}_{statistic}_ns", pa.float64())
+            for what in ("queueing", "itl", "e2e") for statistic in ("mean", "p50", "p95", "p99")
+        ),
+        *(
+            pa.field(f"run_{what}_ns", pa.int64())
+            for what in ("total", "attention", "experts", "exposed_copy", "host", "idle")
+        ),
         # experts
         pa.field("accesses", pa.int64()),
         pa.field("hits", pa.int64()),

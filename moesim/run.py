@@ -27,6 +27,8 @@ from moesim.model import ModelSpec
 from moesim.policies.composition import Policy, parse
 from moesim.policies.composition import files as policy_files
 from moesim.replay import Decisions, Replay
+from moesim.requests.scheduler import Scheduler
+from moesim.requests.serving import Serving, StreamConfig, rest_fraction, serve
 from moesim.result import SCHEMA, Tally, Value
 from moesim.timeline import Timeline
 from moesim.trace import Trace
@@ -66,6 +68,9 @@ class RunConfig(BaseModel):
     """Also run the two ends of the hardware's ranges."""
     device: Asked = "auto"
     """Who times the run: `auto` takes FastGPU where it applies. The row says which it was."""
+    stream: StreamConfig | None = None
+    """Requests that arrive by the clock, instead of the trace as it was recorded. Then `stream.warmup_requests` says
+    what is not counted, not `warmup_tokens`."""
     grid: str = ""
     """Which grid of a sweep the run belongs to."""
 
@@ -78,8 +83,13 @@ def identity(config: RunConfig) -> dict[str, object]:
         "engine": find("engines", config.engine),
         **policy_files(config.policy),
     }
+    dumped = config.model_dump(mode="json", exclude={"trace"})
+    if config.stream is None:
+        del dumped["stream"]
+    elif config.stream.arrivals is not None:
+        dumped["stream"]["arrivals"] = file_hash(config.stream.arrivals)
     return {
-        **config.model_dump(mode="json", exclude={"trace"}),
+        **dumped,
         **{kind: Path(getattr(config, kind)).stem for kind in ("model", "hardware", "engine")},
         "moesim": moesim.__version__,
         "trace_sha256": trace_hash(config.trace),
@@ -167,6 +177,7 @@ class Prepared:
     policy: Policy
     window: Window
     device: Chosen
+    serving: Serving | None
 
 
 def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
@@ -179,46 +190,77 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     policy = parse(config.policy)
     policy.check(trace)
     device = choose_device(config.device, policy, engine, draws=timeline)
+    if config.stream is not None:
+        config = _for_stream(config, config.stream, policy, model, hardware)
     wanted = None if config.measured_tokens is None else config.warmup_tokens + config.measured_tokens
     stop = window_end(config.trace, wanted)
     stream = engine.prefill == "stream"
-    largest = largest_events(config.trace, stop, stream, policy.name)
+    clocked = config.stream is not None
+    # Who will share a step is not known before: an event can bring a whole layer.
+    largest = (model.experts,) * 2 if clocked else largest_events(config.trace, stop, stream, policy.name)
     capacity = capacity_of(policy, config, model, largest)
-    window = Window(config.trace, stop, policy.name, capacity, largest[0], stream)
-    return Prepared(config, trace, model, hardware, engine, policy, window, device)
+    window = Window(config.trace, stop, policy.name, capacity, largest[0], stream, clocked)
+    serving = None
+    if config.stream is not None:
+        held_bytes = model.dense_bytes + window.decider().slots * model.expert_bytes
+        free_bytes = hardware.at("centre").memory_bytes - held_bytes
+        serving = serve(config.stream, trace, model, free_bytes, config.context_tokens)
+    return Prepared(config, trace, model, hardware, engine, policy, window, device, serving)
+
+
+def _for_stream(
+    config: RunConfig, stream: StreamConfig, policy: Policy, model: ModelSpec, hardware: HardwareSpec
+) -> RunConfig:
+    """The configuration with its cache in figures. Raises ConfigError for what a stream cannot be run with."""
+    if policy.oracle:
+        raise ConfigError(f"{policy.name} knows the future, which the clock decides when requests arrive as a stream")
+    if config.measured_tokens is not None:
+        raise ConfigError("measured_tokens counts the trace as it was recorded: give requests for a stream")
+    if not stream.cache_rest:
+        return config
+    assert stream.kv_tokens is not None, "checked"
+    fraction = rest_fraction(stream.kv_tokens, model, hardware.at("centre").memory_bytes)
+    return config.model_copy(update={"cache_fraction": fraction})
 
 
 @paused_collector()
 def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     """Run a configuration. Raises InputError (one line) when its inputs do not fit together."""
     run = prepare(config, timeline=timeline)
+    asked, config = config, run.config
     trace, model, policy, window = run.trace, run.model, run.policy, run.window
     drawing = Timeline(trace.n_experts) if timeline else None
     slots = window.decider().slots
     sources: set[str] = set()
 
-    def clock(hardware: Hardware, drawn: Timeline | None = None) -> Tally:
-        recorded = window.stop <= RECORDED_TOKENS
+    def clock(hardware: Hardware, drawn: Timeline | None = None) -> tuple[Tally, Scheduler | None]:
+        recorded = window.stop <= RECORDED_TOKENS and not window.clocked
         decisions: Decisions = Recorded(recorded_decisions(window)) if recorded else window.decider()
-        tally = Tally(config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
+        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
+        scheduler = None if run.serving is None else run.serving.scheduler(tally.observe)
         device = new_device(run.device, hardware, run.engine, drawn)
-        stretch = steps(trace, 0, window.stop)
+        stretch = steps(trace, 0, window.stop) if scheduler is None else scheduler.steps()
+        observe = tally.observe if scheduler is None else scheduler.observe
         replay = Replay(
-            stretch, decisions, device, model, run.engine, slots, tally.observe, config.context_tokens,
+            stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
             policy.executed_predictor,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)
-        return tally
+        return tally, scheduler
 
     hardware = run.hardware.at("centre")
-    tally = clock(hardware, drawing)
+    tally, scheduler = clock(hardware, drawing)
     values = tally.columns(model.expert_bytes, hardware.link_bytes_per_s)
     if config.interval:
-        values["tpot_fast_ns"] = clock(run.hardware.at("fast")).tpot_mean_ns
-        values["tpot_slow_ns"] = clock(run.hardware.at("slow")).tpot_mean_ns
+        values["tpot_fast_ns"] = clock(run.hardware.at("fast"))[0].tpot_mean_ns
+        values["tpot_slow_ns"] = clock(run.hardware.at("slow"))[0].tpot_mean_ns
     context = config.context_tokens or tally.longest_context_tokens
-    vram = model.dense_bytes + model.kv_bytes(context, tally.sequences) + slots * model.expert_bytes
+    kv_bytes = model.kv_bytes(context, tally.sequences)
+    if run.serving is not None and scheduler is not None:
+        values |= run.serving.columns() | scheduler.columns()
+        kv_bytes = run.serving.kv_bytes_held(scheduler)
+    vram = model.dense_bytes + kv_bytes + slots * model.expert_bytes
     values |= {
         "grid": config.grid,
         "policy": policy.name,
@@ -235,6 +277,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "lossless": policy.lossless,
         "bound": policy.spec.bound,
         "open_loop": policy.open_loop,
+        "clocked": window.clocked,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
         "slots": 0 if window.capacity.workspace else slots,
@@ -243,8 +286,8 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "vram_free_bytes": hardware.memory_bytes - vram,
         "kernel_times": " and ".join(sorted(sources)),
         "trace_hash": trace_hash(config.trace),
-        "configuration": json.dumps(identity(config), sort_keys=True),
-        "run_hash": run_hash(config),
+        "configuration": json.dumps(identity(asked), sort_keys=True),
+        "run_hash": run_hash(asked),
         "moesim_version": moesim.__version__,
     }
     return Result(values, drawing, tally.last_token_ns)

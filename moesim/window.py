@@ -40,12 +40,13 @@ def window_end(path: Path, decode_tokens: int | None) -> int:
     trace = load_trace(path)
     if decode_tokens is None:
         return trace.tokens
-    decoded = 0
+    decoded = rows = 0
     for step in steps(trace):
+        rows += step.tokens
         if step.phase == DECODE:
             decoded += step.tokens
             if decoded >= decode_tokens:
-                return int(step.rows.stop)
+                return rows
     return trace.tokens
 
 
@@ -83,6 +84,8 @@ class Window:
     capacity: Capacity
     largest: int
     stream_prefill: bool
+    clocked: bool = False
+    """The clock forms the steps (a stream of requests), so nothing can be known of them before."""
 
     def decider(self) -> Decider:
         """The policy, with an empty cache."""
@@ -91,7 +94,7 @@ class Window:
         future = optimum = None
         if policy.oracle:
             future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
-        elif not (capacity.workspace or capacity.everything or policy.route.looks_at_cache):
+        elif not (self.clocked or capacity.workspace or capacity.everything or policy.route.looks_at_cache):
             bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False)
             optimum = optimum_hits(bound)
         return Decider(

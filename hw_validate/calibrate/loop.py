@@ -35,6 +35,9 @@ class _NoDevice:
     def decided(self) -> None:
         pass
 
+    def idle_until(self, instant_ns: int) -> int:
+        return instant_ns
+
     def launch(self, stream: None, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         return self._run
 

@@ -81,6 +81,9 @@ class Device(Protocol[StreamType]):
     def decided(self) -> None:
         """The host knows the next event's decision and turns to it; the loop's own work per event is spent here."""
 
+    def idle_until(self, instant_ns: int) -> int:
+        """The host has nothing to do before an instant, which is to come; returns when it goes on."""
+
     def launch(self, stream: StreamType, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         """Enqueue kernels that read the experts in `slots`."""
 

@@ -78,6 +78,10 @@ class FastGPU:
     def decided(self) -> None:
         self.host_now_ns += self._hardware.loop_layer_ns
 
+    def idle_until(self, instant_ns: int) -> int:
+        self.host_now_ns = instant_ns
+        return instant_ns
+
     def launch(self, stream: FastStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         kind, duration, launches = prepared.kind, prepared.duration_ns, prepared.launches
         captured = self._captured[kind]

@@ -238,6 +238,10 @@ class SimulatedGPU:
     def decided(self) -> None:
         self.host_now_ns += self.hardware.loop_layer_ns
 
+    def idle_until(self, instant_ns: int) -> int:
+        self.host_now_ns = instant_ns
+        return instant_ns
+
     def launch(self, stream: SimulatedStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         hardware = self.hardware
         begin = self.host_now_ns
