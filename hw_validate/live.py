@@ -250,6 +250,8 @@ def decode(
     """
     if policy.oracle or not policy.route.lossless or hasattr(policy.prefetch, "foresight"):
         raise ConfigError(f"policy {policy.name}: live decoding has no predictions; give one that reads none")
+    if policy.uses_cpu:
+        raise ConfigError(f"policy {policy.name} executes experts on the CPU: live decoding does not")
     layers = len(model.moe_layers)
     everything = slots >= layers * model.experts
     capacity = Capacity(slots or 2 * model.top_k, workspace=slots == 0, everything=everything)

@@ -13,6 +13,7 @@ from moesim.decide import Decision
 from moesim.devices.base import Device, KernelRun, Prepared
 from moesim.devices.simulated import SimulatedGPU, SimulatedStream
 from moesim.engine import EngineSpec
+from moesim.errors import ConfigError
 from moesim.events import Step, steps
 from moesim.hardware import Hardware
 from moesim.replay import Replay, StepOutcome
@@ -118,6 +119,8 @@ class Job:
 def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_steps: int) -> Job:
     """Load and decide. Raises InputError (one line) when the inputs do not fit together."""
     run = prepare(config)
+    if run.policy.uses_cpu:
+        raise ConfigError(f"policy {run.policy.name} executes experts on the CPU: the real devices do not")
     return Job(
         run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
         instrumented_steps,

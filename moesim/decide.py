@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from moesim.cache import ExpertCache
 from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
+from moesim.policies.costs import Costs
 from moesim.policies.roles import Evict, Key, Prefetch, Present
 
 COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY = (
@@ -62,6 +63,10 @@ class Decision:
     misses: Counter[str] = field(default_factory=Counter)
     stood_in: list[int] = field(default_factory=list)
     """Accessed experts that were not executed because something else stood in for them."""
+    on_cpu: Sequence[int] = ()
+    """Missing experts that the CPU executes, in that order; they are in no wave."""
+    deferred: Sequence[int] = ()
+    """Of these, whose results are added one layer late; they are the last to run."""
     weight_executed: float | None = None
     """Gate weight of the router's own choices that their tokens execute; None: of all that the waves execute."""
     prefetch_dropped: int = 0
@@ -117,6 +122,7 @@ class Decider:
         future: UseList | None = None,
         optimum: OptimumHits | None = None,
         stream_prefill: bool = False,
+        costs: Costs | None = None,
     ) -> None:
         self.policy = policy
         self.layers = layers
@@ -124,9 +130,9 @@ class Decider:
         self.capacity = capacity
         self._optimum = optimum
         two_layers_fit = capacity.slots >= 2 * experts and not (capacity.everything or capacity.per_layer)
-        self._streams = stream_prefill and two_layers_fit
         evicts = policy.new_evictions(layers if capacity.per_layer else 1)
-        staging = largest_event if any(evict.bypass for evict in evicts) else 0
+        self._streams = stream_prefill and two_layers_fit and not evicts[0].stays
+        staging = largest_event if policy.on_miss.fetches and any(evict.bypass for evict in evicts) else 0
         self._evicts = evicts
         pools = []
         for number, evict in enumerate(evicts):
@@ -140,6 +146,7 @@ class Decider:
             )
         policy.route.prepare(layers, experts)
         policy.prefetch.prepare(layers, experts)
+        policy.on_miss.prepare(costs)
         self._prefetch_learns = type(policy.prefetch).on_event is not Prefetch.on_event
         self.slots = len(pools) * (capacity.slots + staging)
         """Slots that the device must hold, staging included."""
@@ -166,6 +173,13 @@ class Decider:
                 assert taken is not None, "there is a slot for every expert"
                 pool.insert(expert, taken[0], evicts[0].on_insert(expert))
                 self._seen.add(expert)
+        elif evicts[0].stays and not capacity.workspace:
+            for number, pool in enumerate(pools):
+                for expert in evicts[number].placed([number] if capacity.per_layer else range(layers)):
+                    taken = pool.take_slot(0)
+                    assert taken is not None, "no more are placed than there are slots"
+                    pool.insert(expert, taken[0], evicts[number].on_insert(expert))
+                    self._seen.add(expert)
 
     def begin(self, step: Step) -> None:
         """A forward pass starts."""
@@ -196,14 +210,17 @@ class Decider:
         self._classify(decision, accesses, missing)
         self._seen.update(accesses)
         fetched = missing
-        if missing:
+        if missing and not (streamed and policy.on_miss.uses_cpu):
             fetched = [base + e for e in policy.on_miss.fetched(step, layer, [e - base for e in missing])]
         todo = accesses
         if len(fetched) < len(missing):
-            decision.stood_in = [expert for expert in missing if expert not in fetched]
-            todo = [expert for expert in accesses if expert not in decision.stood_in]
+            if policy.on_miss.uses_cpu:
+                self._send_to_cpu(decision, step, missing)
+            decision.stood_in = [e for e in missing if e not in fetched and e not in decision.on_cpu]
+            todo = [e for e in accesses if e not in decision.stood_in and e not in decision.on_cpu]
         if policy.route.choices is not None:
-            decision.weight_executed = weight_executed(step, layer, policy.route.choices, todo, base)
+            executed = [*todo, *(expert for expert in decision.on_cpu if expert not in decision.deferred)]
+            decision.weight_executed = weight_executed(step, layer, policy.route.choices, executed, base)
 
         if self._told_of_events:
             evict.on_event(step, layer)
@@ -236,6 +253,15 @@ class Decider:
                 self._asked[expert // self.experts].add(expert)
             self._prefetch(decision, wanted)
         return decision
+
+    def _send_to_cpu(self, decision: Decision, step: Step, missing: list[int]) -> None:
+        """Ask whom the CPU executes; results that may come late are computed last."""
+        layer, base, on_miss = decision.layer, decision.layer * self.experts, self.policy.on_miss
+        on_cpu = on_miss.on_cpu(step, layer, [expert - base for expert in missing])
+        deferred = on_miss.deferred(step, layer, on_cpu)
+        decision.deferred = [base + e for e in deferred]
+        decision.on_cpu = [*(base + e for e in on_cpu if e not in deferred), *decision.deferred]
+        decision.reads_router = True  # the CPU needs the layer's input, which comes with the ids
 
     def _is_present(self, expert: int) -> bool:
         return expert in self._pool_of[expert // self.experts].slot_of

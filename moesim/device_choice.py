@@ -7,6 +7,7 @@ from typing import Literal
 
 from moesim.devices.fast import FastGPU
 from moesim.devices.simulated import SimulatedGPU
+from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.hardware import Hardware
@@ -24,6 +25,8 @@ def why_not_fast(policy: Policy, engine: EngineSpec, *, draws: bool) -> str | No
     """
     if draws:
         return "a timeline is drawn by the simulated device"
+    if policy.uses_cpu:
+        return f"policy {policy.name} executes experts on the CPU, which share the host's memory with the copies"
     return None
 
 
@@ -36,7 +39,14 @@ def choose_device(asked: Asked, policy: Policy, engine: EngineSpec, *, draws: bo
 
 
 def new_device(
-    chosen: Chosen, hardware: Hardware, engine: EngineSpec, timeline: Timeline | None = None
+    chosen: Chosen,
+    hardware: Hardware,
+    engine: EngineSpec,
+    timeline: Timeline | None = None,
+    *,
+    with_cpu: bool = False,
 ) -> FastGPU | SimulatedGPU:
     """A device at instant 0."""
+    if with_cpu:
+        return SimulatedGPUAndCPU(hardware, engine, timeline)
     return FastGPU(hardware, engine) if chosen == "fast" else SimulatedGPU(hardware, engine, timeline)

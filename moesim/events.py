@@ -122,6 +122,15 @@ class Step:
                 mass[expert] += weight
         return mass
 
+    def tokens_of(self, layer: int) -> dict[int, int]:
+        """How many of the step's tokens chose each distinct expert."""
+        if self.tokens == 1:
+            return dict.fromkeys(self.accesses[layer], 1)
+        chosen, counts = np.unique(self._trace.experts[self.rows, layer], return_counts=True)
+        tokens = dict(zip(chosen.tolist(), counts.tolist(), strict=True))
+        tokens.pop(self._trace.absent, None)
+        return tokens
+
     def gates(self, layer: int) -> list[list[tuple[int, float]]]:
         """Each token's experts with their gate weights, heaviest first; equal weights where none was recorded."""
         trace = self._trace

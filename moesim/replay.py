@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
+from moesim.cpu_experts import CpuExperts
 from moesim.decide import Copy, Decision, Wave
 from moesim.devices.base import Device, Event, KernelRun, Prepared
 from moesim.engine import EngineSpec
@@ -42,6 +43,8 @@ class StepOutcome:
     """Experts copied: fewer than decided where the engine reuses the last layer."""
     link_busy_ns: int
     host_blocked_ns: int
+    cpu_busy_ns: int = 0
+    """How long experts ran on the CPU."""
 
 
 @dataclass(slots=True)
@@ -113,8 +116,12 @@ class Replay:
         observe: Callable[[StepOutcome], None],
         context_tokens: int | None = None,
         predictor: str | None = None,
+        cpu: CpuExperts | None = None,
     ) -> None:
-        """`predictor` names the ranking that is executed in events for which the router was not asked."""
+        """`predictor` names the ranking that is executed in events for which the router was not asked.
+
+        `cpu` is needed where decisions have experts executed on the CPU.
+        """
         self._window = window
         self._decisions = decisions
         self._device = device
@@ -122,6 +129,8 @@ class Replay:
         self._observe = observe
         self._context_tokens = context_tokens
         self._predictor = predictor
+        self._cpu = cpu
+        self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
         self._kernels = _Kernels(device, model, engine)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
@@ -147,7 +156,7 @@ class Replay:
                 begin = device.idle_until(step.not_before_ns)
             self._copies = 0
             end, decisions = yield from self._step(step)
-            time = named_sum(begin, end, device.runs, device.blocked)
+            time = named_sum(begin, end, device.runs, device.blocked, self._cpu_runs)
             assert time.total_ns == end - begin, "the named sum is the token's time"
             late = sum(
                 count
@@ -155,13 +164,15 @@ class Replay:
                 if event.completed_ns is not None and event.completed_ns > run.ready_ns
             )
             blocked = sum(until - since for since, until in device.blocked)
+            on_cpu = sum(until - since for since, until in self._cpu_runs)
             link_busy, link_was_busy = device.link_busy_ns, link_busy
             device.runs.clear()
             device.blocked.clear()
+            self._cpu_runs.clear()
             self._foreseen_runs.clear()
             self._observe(
                 StepOutcome(
-                    step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked
+                    step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu
                 )
             )
             begin = end
@@ -181,10 +192,12 @@ class Replay:
             device.launch(device.compute, kernels.attention(layer, tokens, context, sequences))
             device.launch(device.compute, kernels.router(layer, tokens))
             decision = decisions.decide(step, layer)
-            ids_known = self._engine.read_back == "overlapped" and not decision.needs_true_ids
+            ids_known = self._engine.read_back == "overlapped" and not (decision.needs_true_ids or decision.on_cpu)
             if decision.reads_router and not ids_known:
                 yield from self._read_ids()
             device.decided()
+            if self._cpu is not None:
+                self._cpu.execute(step, decision, None if decision.needs_true_ids else self._predictor)
             waves = decision.waves
             self._copy(waves[0].demand if waves else [])
             # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
@@ -205,6 +218,8 @@ class Replay:
                 # The last wave's kernels still run: what is copied now need not wait for them, only for those before.
                 self._complete = max(self._complete, before_router)
                 self._copy(decision.prefetch, reused, foreseen=True)
+            if self._cpu is not None:
+                self._cpu.join(layer == self._last_layer)
             decisions.finish(layer)
             made.append(decision)
         device.launch(device.compute, kernels.head(sequences))

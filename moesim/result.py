@@ -83,6 +83,7 @@ SCHEMA = pa.schema(
         pa.field("link_utilisation", pa.float64()),
         pa.field("gpu_utilisation", pa.float64()),
         pa.field("host_utilisation", pa.float64()),
+        pa.field("cpu_utilisation", pa.float64()),
         # under load: only for a stream of requests
         pa.field("requests_measured", pa.int64()),
         pa.field("requests_finished", pa.int64()),
@@ -106,6 +107,8 @@ SCHEMA = pa.schema(
         pa.field("resident_hit_rate", pa.float64()),
         pa.field("stood_in", pa.int64()),
         pa.field("weight_executed", pa.float64()),
+        pa.field("experts_on_cpu", pa.int64()),
+        pa.field("cpu_busy_ns", pa.int64()),
         pa.field("bytes_copied", pa.int64()),
         pa.field("bytes_per_token", pa.float64()),
         pa.field("prefetches", pa.int64()),
@@ -145,6 +148,8 @@ class Phase:
     hits_by_prefetch: int = 0
     misses: Counter[str] = field(default_factory=Counter)
     stood_in: int = 0
+    on_cpu: int = 0
+    cpu_busy_ns: int = 0
     copies: int = 0
     link_busy_ns: int = 0
     host_blocked_ns: int = 0
@@ -166,12 +171,14 @@ class Phase:
         self.copies += outcome.copies
         self.link_busy_ns += outcome.link_busy_ns
         self.host_blocked_ns += outcome.host_blocked_ns
+        self.cpu_busy_ns += outcome.cpu_busy_ns
         self.prefetches_late += outcome.late_prefetches
         for decision in outcome.decisions:
             self.hits += decision.hits
             self.hits_by_prefetch += decision.hits_by_prefetch
             self.misses.update(decision.misses)
             self.stood_in += len(decision.stood_in)
+            self.on_cpu += len(decision.on_cpu)
             self.prefetches += len(decision.prefetch)
             self.prefetches_dropped += decision.prefetch_dropped
             self.prefetches_unused += decision.prefetch_unused
@@ -184,7 +191,9 @@ class Phase:
                 self.weight += sum(outcome.step.mass(decision.layer).values())
                 self.weight_executed += decision.weight_executed
                 continue
-            executed = {expert - decision.layer * experts_per_layer for w in decision.waves for expert in w.execute}
+            on_gpu = [expert for wave in decision.waves for expert in wave.execute]
+            in_time = [expert for expert in decision.on_cpu if expert not in decision.deferred]
+            executed = {expert - decision.layer * experts_per_layer for expert in (*on_gpu, *in_time)}
             for expert, mass in outcome.step.mass(decision.layer).items():
                 self.weight += mass
                 self.weight_executed += mass if expert in executed else 0.0
@@ -270,6 +279,7 @@ class Tally:
             "link_utilisation": _share(decode.link_busy_ns, time.total_ns),
             "gpu_utilisation": _share(time.attention_ns + time.experts_ns, time.total_ns),
             "host_utilisation": _share(time.total_ns - decode.host_blocked_ns, time.total_ns),
+            "cpu_utilisation": _share(decode.cpu_busy_ns, time.total_ns),
             "accesses": decode.accesses,
             "hits": decode.hits,
             "hits_by_prefetch": useful,
@@ -279,6 +289,8 @@ class Tally:
             "resident_hit_rate": _share(decode.hits - useful, asked),
             "stood_in": decode.stood_in,
             "weight_executed": 1.0 if self._lossless else _share(decode.weight_executed, decode.weight),
+            "experts_on_cpu": decode.on_cpu,
+            "cpu_busy_ns": decode.cpu_busy_ns,
             "bytes_copied": bytes_copied,
             "bytes_per_token": bytes_copied / decode.tokens if decode.tokens else None,
             "prefetches": decode.prefetches,

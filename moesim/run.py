@@ -17,12 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import moesim
 from moesim.catalogue import find
+from moesim.cpu_experts import CpuExperts
 from moesim.decide import Capacity
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
+from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
 from moesim.events import steps
 from moesim.hardware import Hardware, HardwareSpec
+from moesim.machine_costs import costs_of, largest_step
 from moesim.model import ModelSpec
 from moesim.policies.composition import Policy, parse
 from moesim.policies.composition import files as policy_files
@@ -199,7 +202,13 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     # Who will share a step is not known before: an event can bring a whole layer.
     largest = (model.experts,) * 2 if clocked else largest_events(config.trace, stop, stream, policy.name)
     capacity = capacity_of(policy, config, model, largest)
-    window = Window(config.trace, stop, policy.name, capacity, largest[0], stream, clocked)
+    costs = None
+    if policy.uses_cpu:
+        hardware.check_cpu(f"policy {policy.name} executes experts on the CPU")
+    if policy.on_miss.weighs_costs:
+        most = largest_step(config.trace, stop, config.stream)
+        costs = costs_of(hardware.at("centre"), engine, model, most)
+    window = Window(config.trace, stop, policy.name, capacity, largest[0], stream, clocked, costs)
     serving = None
     if config.stream is not None:
         held_bytes = model.dense_bytes + window.decider().slots * model.expert_bytes
@@ -238,12 +247,13 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         decisions: Decisions = Recorded(recorded_decisions(window)) if recorded else window.decider()
         tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
         scheduler = None if run.serving is None else run.serving.scheduler(tally.observe)
-        device = new_device(run.device, hardware, run.engine, drawn)
+        device = new_device(run.device, hardware, run.engine, drawn, with_cpu=policy.uses_cpu)
+        cpu = CpuExperts(device, model) if isinstance(device, SimulatedGPUAndCPU) else None
         stretch = steps(trace, 0, window.stop) if scheduler is None else scheduler.steps()
         observe = tally.observe if scheduler is None else scheduler.observe
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor,
+            policy.executed_predictor, cpu,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)

@@ -3,12 +3,13 @@
 Each instant from the previous token's end to this one's belongs to the first class that applies:
 
     attention     dense kernels run
-    experts       expert kernels run
+    experts       expert kernels run, on the GPU or on the CPU
     exposed copy  nothing runs, and the next kernel waits for a copy that has been enqueued
     host          nothing runs, and the host thread is at work: launching, deciding, reading back
     idle          none of these
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,9 +41,16 @@ class TokenTime:
 
 
 def named_sum(
-    begin_ns: int, end_ns: int, runs: Sequence[KernelRun], blocked: Sequence[tuple[int, int]]
+    begin_ns: int,
+    end_ns: int,
+    runs: Sequence[KernelRun],
+    blocked: Sequence[tuple[int, int]],
+    cpu_runs: Sequence[tuple[int, int]] = (),
 ) -> TokenTime:
-    """Split [begin, end) over the classes. `runs` in stream order; `blocked` intervals of the host in time order."""
+    """Split [begin, end) over the classes.
+
+    `runs` in stream order; `blocked` intervals of the host and `cpu_runs` of experts on the CPU in time order.
+    """
     time = TokenTime()
     cursor, first_blocked = begin_ns, 0
     for run in runs:
@@ -54,11 +62,30 @@ def named_sum(
         # Kernels of a group that the host launches too slowly leave gaps in which the host is busy launching.
         time.host_ns += run.end_ns - run.start_ns - busy
         if run.start_ns > cursor:
-            first_blocked = _gap(time, cursor, run.start_ns, run.waits, blocked, first_blocked)
+            gap = cursor, run.start_ns
+            for start, end in _beside_cpu(time, *gap, cpu_runs) if cpu_runs else (gap,):
+                first_blocked = _gap(time, start, end, run.waits, blocked, first_blocked)
         cursor = run.end_ns
-    if end_ns > cursor:
-        _gap(time, cursor, end_ns, (), blocked, first_blocked)
+    for start, end in _beside_cpu(time, cursor, end_ns, cpu_runs):
+        first_blocked = _gap(time, start, end, (), blocked, first_blocked)
     return time
+
+
+def _beside_cpu(
+    time: TokenTime, start: int, end: int, cpu_runs: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """The parts of a gap in which no expert ran on the CPU; the others are the experts' time."""
+    cursor = start
+    for since, until in cpu_runs[max(0, bisect_right(cpu_runs, (start, start)) - 1) :]:
+        if since >= end:
+            break
+        if since > cursor:
+            yield cursor, since
+        if until > cursor:
+            time.experts_ns += min(until, end) - max(since, cursor)
+            cursor = min(until, end)
+    if cursor < end:
+        yield cursor, end
 
 
 def _gap(

@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from heapq import nlargest
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from moesim.decide import Capacity, Decider, Decision, OptimumHits, run_without_clock, streams_whole_layers
 from moesim.events import DECODE, Step, UseList, steps
 from moesim.policies.composition import parse
+from moesim.policies.costs import Costs
 from moesim.trace import Trace
 
 
@@ -74,6 +78,12 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
     return largest[0], largest[1]
 
 
+@lru_cache(maxsize=8)
+def most_tokens(path: Path, stop: int, of: Literal["step", "request"]) -> int:
+    """The most tokens that any step, or any request, has in the window."""
+    return int(np.unique(getattr(load_trace(path), of)[:stop], return_counts=True)[1].max())
+
+
 @dataclass(frozen=True)
 class Window:
     """What decisions depend on, and nothing else: the rows, the policy and its slots."""
@@ -86,6 +96,8 @@ class Window:
     stream_prefill: bool
     clocked: bool = False
     """The clock forms the steps (a stream of requests), so nothing can be known of them before."""
+    costs: Costs | None = None
+    """Of the machine, for a policy that weighs them; decisions of all others are the same on every machine."""
 
     def decider(self) -> Decider:
         """The policy, with an empty cache."""
@@ -95,11 +107,11 @@ class Window:
         if policy.oracle:
             future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
         elif not (self.clocked or capacity.workspace or capacity.everything or policy.route.looks_at_cache):
-            bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False)
+            bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False, costs=None)
             optimum = optimum_hits(bound)
         return Decider(
             policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum,
-            stream_prefill=self.stream_prefill,
+            stream_prefill=self.stream_prefill, costs=self.costs,
         )
 
 

@@ -118,7 +118,9 @@ def test_time_bytes_and_accesses_are_conserved(policy, engine):
     accesses = row["hits"] + row["misses"]
     assert accesses < 24 * 16 * 8 if policy == "adapmoe-top-1" else accesses == 24 * 16 * 8
     assert sum(row[name] for name in row if name.startswith("misses_")) == row["misses"]
-    fetched = row["misses"] - row["stood_in"]
+    fetched = row["misses"] - row["stood_in"] - row["experts_on_cpu"]
+    assert 0 <= row["cpu_busy_ns"] <= row["decode_total_ns"]
+    assert (row["cpu_busy_ns"] > 0) == (row["experts_on_cpu"] > 0) == (parse(policy).uses_cpu)
     assert row["bytes_copied"] == (fetched + row["prefetches"]) * row["expert_bytes"]
     assert row["tpot_mean_ns"] >= row["link_floor_ns"]
     assert row["lossless"] == (row["weight_executed"] == 1.0)

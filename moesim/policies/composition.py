@@ -89,6 +89,11 @@ class Policy:
         """Whether a rule reads what the router will choose: an oracle, or a synthetic predictor of chosen accuracy."""
         return self.oracle or self.route.reads_ahead or self.prefetch.reads_ahead
 
+    @property
+    def uses_cpu(self) -> bool:
+        """Whether a rule may have experts executed on the CPU."""
+        return self.on_miss.uses_cpu
+
     def new_evictions(self, pools: int) -> list[Evict]:
         """One fresh eviction rule per pool of slots."""
         name, arguments = self.evictions

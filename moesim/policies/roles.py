@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from moesim.events import Step, UseList
+from moesim.policies.costs import Costs
 from moesim.trace import Trace
 
 Key = Any
@@ -77,6 +78,15 @@ class OnMiss(ABC):
     """What stands in for a missing expert."""
 
     lossless = True
+    fetches = True
+    """False: nothing is ever fetched on demand, so no slots need be held for it."""
+    uses_cpu = False
+    """True: may have experts executed on the CPU, so that the hardware must say how fast that is."""
+    weighs_costs = False
+    """True: `prepare` is given what the machine takes; decisions are then those of one machine."""
+
+    def prepare(self, costs: Costs | None) -> None:
+        """Called once, before the first event."""
 
     @abstractmethod
     def fetched(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
@@ -84,6 +94,14 @@ class OnMiss(ABC):
 
         For the rest something else stands in, or nothing does. `missing` is in order of first use and never empty.
         """
+
+    def on_cpu(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
+        """Which of the missing experts the CPU executes, in that order: none that is fetched. If `uses_cpu`."""
+        return ()
+
+    def deferred(self, step: Step, layer: int, on_cpu: Sequence[int]) -> Sequence[int]:
+        """Whose results, of those that the CPU executes, are added one layer late. Never in the last layer."""
+        return ()
 
 
 class Evict(ABC):
@@ -94,7 +112,7 @@ class Evict(ABC):
     """
 
     bypass = False
-    """May drop what it has just used instead of keeping it (offline bounds only)."""
+    """May drop what it has just used instead of keeping it (offline bounds, and rules that never evict)."""
     oracle = False
     """Reads the future. Such a rule is a bound, never a policy that could be deployed."""
     by_layer_distance = False
@@ -103,9 +121,15 @@ class Evict(ABC):
     """True: keys order the experts of one layer, and `lightest` compares the first candidates of all layers."""
     draws = False
     """True: keys mean nothing, `draw` names the victim."""
+    stays = False
+    """True: `placed` says who is resident from the start, and no prefill may stream layers through their slots."""
 
     def prepare(self, layers: int, experts: int, slots: int, future: UseList | None) -> None:
         """Called once, before the first event. `future` is given to oracles only."""
+
+    def placed(self, layers: Sequence[int]) -> Iterable[int]:
+        """Who is resident before the first event, at most as many as there are slots. `layers` share the pool."""
+        return ()
 
     def victim_layers(self, present: int, layers: int) -> Iterable[int]:
         """In which order layers lose their experts while `present` runs, if `by_layer_distance`.

@@ -80,6 +80,28 @@ class Predicted:
         return missing if event.layer == 0 else ()
 
 
+def first_of_all_layers(slots):
+    """Experts 0 of every layer, then experts 1, and so on."""
+    return {(place % LAYERS, place // LAYERS) for place in range(slots)}
+
+
+def last_layers(slots):
+    return {(LAYERS - 1 - place // EXPERTS, place % EXPERTS) for place in range(slots - slots % EXPERTS)}
+
+
+PLACED = {
+    "cpu": first_of_all_layers, "fiddler": first_of_all_layers, "ktransformers": first_of_all_layers,
+    "llama-cpp": last_layers,
+}
+"""Policies whose residents are those of the start: whatever is not among them misses, each time."""
+
+
+def over_the_link(event, missing):
+    """Two in five, rounded to the nearest whole expert and half down; the first used."""
+    fifths = 2 * len(missing)
+    return missing[: fifths // 5 + (1 if fifths % 5 > 2 else 0)]
+
+
 def cases():
     """Policy -> (trace, rules of the oracle made anew for each size)."""
     scored, plain = opened("reference-16x64-scores"), opened("reference-16x64")
@@ -108,6 +130,7 @@ def cases():
         "hobbit[predictor=synthetic[recall=1]]": (scored, lambda: {
             "ask": rules.multi_layer(on_scored), "evict": "hobbit in whole numbers", "fetched": rules.skip_light}),
         "prefetch-and-refetch": (plain, lambda: {"ask": both}),
+        "freetoken": (plain, lambda: {"fetched": over_the_link}),
         "speculate-and-execute": (plain, lambda: {"ask": both, "choose": executed.accesses}),
         "resident-execute": (plain, lambda: {"ask": both, "fetched": executed.fetched}),
         "mixtral-offloading": (plain, lambda: {"ask": residual}),
@@ -120,6 +143,11 @@ def cases():
 
 
 def main(wanted):
+    for name, place in PLACED.items():
+        if not wanted or name in wanted:
+            accessed = [(event.layer, e) for event in events_of(opened("reference-16x64")) for e in event.experts]
+            misses = [sum(key not in residents for key in accessed) for residents in map(place, EIGHT_SLOTS)]
+            print(f'    "{name}": ({", ".join(map(str, misses))}),', flush=True)
     for name, (events, rule) in cases().items():
         if wanted and name not in wanted:
             continue

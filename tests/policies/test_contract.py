@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from moesim.decide import Capacity, Decider, run_without_clock
 from moesim.events import PREFILL, UseList, steps
 from moesim.policies.composition import known_policies, parse
+from moesim.policies.costs import Costs
 from moesim.policies.registry import rules
 from tests.policies.scanned import with_scores
 from tests.traces_for_tests import PREDICTOR, batched_trace, random_trace
@@ -23,10 +24,14 @@ POLICIES = sorted(
     | {f"lru[evict={evict}]" for evict in EVICTIONS}
     | {f"{policy}[evict={evict}]" for policy in ("speculate-and-execute", "prefetch-and-refetch", "resident-execute")
        for evict in EVICTIONS if evict != "belady[bypass]"}
+    | {"fiddler[balance=sum]", "lru[on_miss=cpu]", "lru[on_miss=fiddler]", "cpu[evict=static[place=layers],deferred=1]"}
+    | {f"speculate-and-execute[on_miss={rule}]" for rule in ("cpu", "freetoken-split")}
     | {f"{route}[evict={evict}]" for route in ("cache-prior", "max-rank") for evict in ("hobbit", "random", "slru")}
     | {f"hobbit[prefetch={prefetch}]" for prefetch in rules("prefetch")}
     | {f"cache-prior[prefetch={prefetch},on_miss=skip-light[skip=0.5]]" for prefetch in rules("prefetch")}
 )
+COSTS = Costs(tuple(range(10, 50)), tuple([2] * 40), 13, 1e9, 2e9)
+"""The CPU is faster for up to five tokens; the link has half of the host's memory."""
 
 
 def scored_trace(tokens, *shape, **options):
@@ -42,7 +47,7 @@ def decider_for(policy, trace, capacity, **options):
     future = UseList(steps(trace), trace.layers, trace.n_experts) if composed.oracle else None
     largest = max(len(accesses) for step in steps(trace) for accesses in step.accesses)
     return Decider(
-        composed, trace.layers, trace.n_experts, capacity, largest_event=largest, future=future, **options
+        composed, trace.layers, trace.n_experts, capacity, largest_event=largest, future=future, costs=COSTS, **options
     )
 
 
@@ -61,9 +66,9 @@ def check_every_event(policy, trace, capacity):
     """Slots, pins, accounts and atomicity, seen from outside: from the copies and kernels alone."""
     decider = decider_for(policy, trace, capacity)
     experts = trace.n_experts
-    holder = {}  # slot -> expert, as the device would see it
-    if capacity.everything:
-        holder = dict(enumerate(range(capacity.slots)))
+    # slot -> expert, as the device would see it: empty but for those who are placed before the first event
+    holder = {slot: expert for pool in decider._pools for expert, slot in pool.slot_of.items()}
+    assert capacity.everything or not holder or decider._evicts[0].stays
     leaves_unseen = capacity.workspace or any(evict.bypass for evict in decider._evicts)
     promised = {}  # expert -> slot, prefetched and its layer has not run yet
     for step in steps(trace):
@@ -95,18 +100,21 @@ def check_every_event(policy, trace, capacity):
                 assert copy.expert // experts > layer, "a prefetch comes before its layer"
                 holder[copy.slot] = copy.expert
                 promised[copy.expert] = copy.slot
-            accesses = ran | set(decision.stood_in)
+            accesses = ran | set(decision.stood_in) | set(decision.on_cpu)
             if not decider.policy.route.looks_at_cache:
                 true = decider.policy.route.accesses(step, layer)
                 assert accesses == {layer * experts + e for e in true}
             elif step.tokens == 1:
                 assert len(accesses) == len(step.accesses[layer])
-            assert not ran & set(decision.stood_in)
+            assert len(ran) + len(decision.stood_in) + len(decision.on_cpu) == len(accesses), "each once, or not at all"
+            assert list(decision.on_cpu[len(decision.on_cpu) - len(decision.deferred) :]) == list(decision.deferred)
+            assert not decision.deferred or layer + 1 < trace.layers, "nothing comes later than the last layer"
+            assert decision.reads_router or not decision.on_cpu, "the CPU needs the layer's input"
             assert decision.hits + decision.misses.total() == len(accesses)
             if not leaves_unseen:
                 assert decision.hits == len(accesses & before), "hits are classified on the state at the start"
             fetched = sum(len(wave.demand) for wave in decision.waves)
-            assert fetched + len(decision.stood_in) == decision.misses.total()
+            assert fetched + len(decision.stood_in) + len(decision.on_cpu) == decision.misses.total()
             assert step.phase != PREFILL or not decision.stood_in, "prefill executes what the router chose"
             if decision.weight_executed is not None:
                 assert 0 <= decision.weight_executed <= sum(step.mass(layer).values()) * (1 + 1e-12)
@@ -206,7 +214,8 @@ def test_what_is_declared_to_read_ahead_does(policy):
 
 
 def keeps_what_it_fetches(policy):
-    return parse(policy).spec.cache == "any" and parse(policy).on_miss.lossless
+    on_miss = parse(policy).on_miss
+    return parse(policy).spec.cache == "any" and on_miss.lossless and not on_miss.uses_cpu
 
 
 @pytest.mark.parametrize("policy", list(filter(keeps_what_it_fetches, POLICIES)))
