@@ -15,6 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from moesim.cache import ExpertCache
 from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
@@ -100,6 +103,10 @@ class OptimumHits:
     def of_event(self, event: int) -> bytearray:
         """The flags of an event's accesses."""
         return self._flags[self._start[event] : self._start[event + 1]]
+
+    def of_accesses(self, first: int, last: int) -> NDArray[np.uint8]:
+        """The flags of accesses `first` to `last`, exclusive, counted over all events."""
+        return np.frombuffer(self._flags, np.uint8)[first:last]
 
 
 class Decider:

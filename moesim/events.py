@@ -67,6 +67,11 @@ class Step:
         return self._trace.top_k
 
     @property
+    def chosen(self) -> NDArray[np.unsignedinteger[Any]]:
+        """[tokens, layers, top-k]: each token's experts as they were recorded."""
+        return self._trace.experts[self.rows]
+
+    @property
     def experts(self) -> int:
         """The routed experts of a layer."""
         return self._trace.n_experts

@@ -48,7 +48,7 @@ class StepOutcome:
 
 
 @dataclass(slots=True)
-class _Kernels:
+class Kernels:
     """Kernel groups by their arguments, made ready once."""
 
     device: Device[Any]
@@ -131,7 +131,7 @@ class Replay:
         self._predictor = predictor
         self._cpu = cpu
         self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
-        self._kernels = _Kernels(device, model, engine)
+        self._kernels = Kernels(device, model, engine)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
         """Per layer of the model: its place among the MoE layers, or -1 for a dense one."""

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import moesim
 from moesim.catalogue import find
+from moesim.compiled.run import CompiledRun, is_compiled
 from moesim.cpu_experts import CpuExperts
 from moesim.decide import Capacity
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
@@ -243,9 +244,17 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     sources: set[str] = set()
 
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> tuple[Tally, Scheduler | None]:
+        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
+        if run.device == "fast" and not window.clocked and is_compiled(policy, window.capacity):
+            compiled = CompiledRun(
+                trace, window.stop, window.capacity, model, run.engine, hardware, window.optimum(), tally.observe,
+                config.context_tokens,
+            )
+            compiled.run()
+            sources.update(compiled.kernel_sources)
+            return tally, None
         recorded = window.stop <= RECORDED_TOKENS and not window.clocked
         decisions: Decisions = Recorded(recorded_decisions(window)) if recorded else window.decider()
-        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
         scheduler = None if run.serving is None else run.serving.scheduler(tally.observe)
         device = new_device(run.device, hardware, run.engine, drawn, with_cpu=policy.uses_cpu)
         cpu = CpuExperts(device, model) if isinstance(device, SimulatedGPUAndCPU) else None

@@ -103,16 +103,22 @@ class Window:
         """The policy, with an empty cache."""
         trace, policy = load_trace(self.path), parse(self.policy)
         layers, experts, capacity = trace.layers, trace.n_experts, self.capacity
-        future = optimum = None
+        future = None
         if policy.oracle:
             future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
-        elif not (self.clocked or capacity.workspace or capacity.everything or policy.route.looks_at_cache):
-            bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False, costs=None)
-            optimum = optimum_hits(bound)
         return Decider(
-            policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=optimum,
+            policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=self.optimum(),
             stream_prefill=self.stream_prefill, costs=self.costs,
         )
+
+    def optimum(self) -> OptimumHits | None:
+        """What offline-optimal eviction hits of the same accesses, where that tells a policy's misses from others."""
+        policy, capacity = parse(self.policy), self.capacity
+        unknown = policy.oracle or self.clocked or policy.route.looks_at_cache
+        if unknown or capacity.workspace or capacity.everything:
+            return None
+        bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False, costs=None)
+        return optimum_hits(bound)
 
 
 @lru_cache(maxsize=32)

@@ -51,11 +51,11 @@ class FastGPU:
         self.copies = FastStream()
         self._hardware = hardware
         self._mode = engine.mode
-        self._captured = {
+        self.captured = {
             "attention": engine.mode == "graph",
             "experts": engine.mode == "graph" and engine.experts_captured,
         }
-        self._last_captured = self._captured["attention"]
+        self._last_captured = self.captured["attention"]
         self._pieces = engine.copies_per_expert
         self._pieces_ns: dict[int, tuple[int, ...]] = {}
         self._synchronized_ns = 0
@@ -84,7 +84,7 @@ class FastGPU:
 
     def launch(self, stream: FastStream, prepared: Prepared, slots: Sequence[int] = ()) -> KernelRun:
         kind, duration, launches = prepared.kind, prepared.duration_ns, prepared.launches
-        captured = self._captured[kind]
+        captured = self.captured[kind]
         if captured:
             first = last = self.host_now_ns + self._hardware.enqueue_graph_ns
         else:
@@ -113,7 +113,7 @@ class FastGPU:
         enqueue = self._hardware.enqueue_copy_ns
         first = self.host_now_ns + enqueue
         self.host_now_ns = last = self.host_now_ns + self._pieces * enqueue
-        pieces = self._pieces_ns.get(size_bytes) or self._cut(size_bytes)
+        pieces = self._pieces_ns.get(size_bytes) or self.pieces_ns(size_bytes)
         before = stream.done_ns
         start = first if first > before else before
         idle = stream.copied_ns < start
@@ -134,7 +134,7 @@ class FastGPU:
         stream.copies_last = True
         return first
 
-    def _cut(self, size_bytes: int) -> tuple[int, ...]:
+    def pieces_ns(self, size_bytes: int) -> tuple[int, ...]:
         """How long each piece of a copy takes on the wire, rounded half up."""
         ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
         rate = self._hardware.link_bytes_per_s

@@ -1,0 +1,16 @@
+"""numba's compiler, where it is installed. What it compiled is kept on disk beside the source."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+AVAILABLE = find_spec("numba") is not None
+
+
+def compiled(function: Function) -> Function:
+    """The function in machine code."""
+    import numba
+
+    return cast(Function, numba.njit(cache=True)(function))

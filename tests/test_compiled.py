@@ -1,0 +1,108 @@
+"""LRU and on-demand in machine code against the loop in SimPy, step by step, on made traces and machines."""
+
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moesim.compiled import jit, run
+from moesim.compiled.run import CompiledRun, is_compiled
+from moesim.decide import Capacity, Decider, OptimumHits
+from moesim.devices.simulated import SimulatedGPU
+from moesim.events import steps
+from moesim.policies.composition import parse
+from moesim.replay import Replay
+from moesim.result import Tally
+from tests.random_machines import ENGINES, HARDWARE, MODEL
+from tests.traces_for_tests import batched_trace, random_trace
+
+pytestmark = pytest.mark.skipif(not jit.AVAILABLE, reason="numba is not installed: pip install 'moesim[fast]'")
+
+
+class Told:
+    """What a run told of each step: its time, and what its decisions come to."""
+
+    def __init__(self):
+        self.outcomes = []
+        self.tally = Tally(3, lossless=True, experts=8)
+
+    def observe(self, outcome):
+        self.tally.observe(outcome)
+        numbers = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
+        decisions = numbers.pop("decisions")
+        del numbers["step"]
+        misses = sum((each.misses for each in decisions), Counter())
+        sums = [
+            sum(each)
+            for each in zip(
+                *(
+                    (d.hits, d.hits_by_prefetch, len(d.prefetch), d.prefetch_dropped, d.prefetch_unused)
+                    for d in decisions
+                ),
+                strict=True,
+            )
+        ]
+        self.outcomes.append((numbers, sums, misses))
+
+
+def some_optimum(trace, seed):
+    """Any flags will do: they only tell misses from misses."""
+    flags, random = OptimumHits(), np.random.default_rng(seed)
+    for step in steps(trace):
+        for accesses in step.accesses:
+            flags.add_event((random.random(len(accesses)) < 0.5).tolist())
+    return flags
+
+
+@given(
+    hardware=HARDWARE, engine=ENGINES, slots=st.integers(0, 24), seed=st.integers(0, 1000), prompt=st.integers(0, 6),
+    batch=st.sampled_from([0, 2, 5]), context=st.sampled_from([None, 64]), block=st.sampled_from([1, 30, 100_000]),
+)
+@settings(max_examples=120, deadline=None)
+def test_each_step_is_decided_and_timed_as_by_the_loop(
+    hardware, engine, slots, seed, prompt, batch, context, block
+):
+    trace = (
+        batched_trace(15, 3, 8, 2, batch=batch, dropped=0.2, seed=seed) if batch
+        else random_trace(14, 3, 8, 2, prompt=prompt, seed=seed, weights=seed % 2 == 0)
+    )
+    largest = max(len(accesses) for step in steps(trace) for accesses in step.accesses)
+    capacity = Capacity(slots) if slots >= 2 else Capacity(2 * (8 if prompt else largest), workspace=True)
+    optimum = None if capacity.workspace else some_optimum(trace, seed)
+    stream = engine.prefill == "stream"
+    decider = Decider(parse("lru"), 3, 8, capacity, largest_event=largest, optimum=optimum, stream_prefill=stream)
+    loop, compiled = Told(), Told()
+    device = SimulatedGPU(hardware, engine)
+    device.run(Replay(steps(trace), decider, device, MODEL, engine, decider.slots, loop.observe, context).program())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "BLOCK_ACCESSES", block)
+        CompiledRun(
+            trace, trace.tokens, capacity, MODEL, engine, hardware, optimum, compiled.observe, context
+        ).run()
+    assert compiled.outcomes == loop.outcomes
+    figures = MODEL.expert_bytes, hardware.link_bytes_per_s
+    assert compiled.tally.columns(*figures) == loop.tally.columns(*figures)
+
+
+@pytest.mark.parametrize(
+    ("policy", "capacity", "expected"),
+    [
+        ("lru", Capacity(8), True),
+        ("on-demand", Capacity(8, workspace=True), True),
+        ("lru", Capacity(8, per_layer=True), False),
+        ("all-resident", Capacity(24, everything=True), False),
+        ("lru[prefetch=predicted]", Capacity(8), False),
+        ("lru[on_miss=drop]", Capacity(8), False),
+        ("fifo", Capacity(8), False),
+    ],
+)
+def test_only_plain_rules_are_compiled(policy, capacity, expected):
+    assert is_compiled(parse(policy), capacity) == expected
+
+
+def test_without_numba_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr(jit, "AVAILABLE", False)
+    assert not is_compiled(parse("lru"), Capacity(8))
