@@ -13,8 +13,10 @@ from moesim.cli_policies import app as policies_app
 from moesim.cli_quality import EXAMPLES, quality
 from moesim.cli_record import EXAMPLES as RECORD_EXAMPLES
 from moesim.cli_record import record
+from moesim.cli_serve import EXAMPLES as SERVE_EXAMPLES
+from moesim.cli_serve import serve
 from moesim.cli_trace import app as trace_app
-from moesim.command_line import examples, run_app
+from moesim.command_line import examples, overrides, run_app
 from moesim.errors import ConfigError
 
 app = typer.Typer(
@@ -29,6 +31,7 @@ app.add_typer(policies_app, name="policies")
 app.add_typer(fit_app, name="fit")
 app.command(epilog=EXAMPLES)(quality)
 app.command(epilog=examples(*RECORD_EXAMPLES))(record)
+app.command(epilog=examples(*SERVE_EXAMPLES))(serve)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
 
@@ -133,7 +136,7 @@ def run(
         config = RunConfig(
             trace=trace, model=model, hardware=hardware, engine=engine, policy=policy, cache_fraction=fraction,
             per_layer=per_layer, context_tokens=context, warmup_tokens=warmup, measured_tokens=measured,
-            hardware_overrides=_overrides(settings or []), device=device,  # type: ignore[arg-type]
+            hardware_overrides=overrides(settings or []), device=device,  # type: ignore[arg-type]
         )
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
@@ -147,17 +150,6 @@ def run(
         typer.echo(json.dumps(result.row(), indent=2))
     else:
         print_run(result.row())
-
-
-def _overrides(settings: list[str]) -> dict[str, float]:
-    values = {}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        try:
-            values[name.strip().removeprefix("hardware.")] = float(value)
-        except ValueError:
-            raise ConfigError(f"--set {setting}: expected FIGURE=NUMBER, such as link_bytes_per_s=50e9") from None
-    return values
 
 
 @app.command(epilog=examples(

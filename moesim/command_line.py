@@ -5,13 +5,25 @@ from typing import NoReturn
 
 import typer
 
-from moesim.errors import InputError
+from moesim.errors import ConfigError, InputError
 
 
 def examples(*lines: str) -> str:
     """An epilog of example commands."""
     # Brackets are markup to what prints the help; a policy's are meant as they stand.
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)]).replace("[", r"\[")
+
+
+def overrides(settings: list[str]) -> dict[str, float]:
+    """Figures of the hardware that `--set` gives. Raises ConfigError for what is no number."""
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        try:
+            values[name.strip().removeprefix("hardware.")] = float(value)
+        except ValueError:
+            raise ConfigError(f"--set {setting}: expected FIGURE=NUMBER, such as link_bytes_per_s=50e9") from None
+    return values
 
 
 def run_app(app: typer.Typer, interrupted: str) -> NoReturn:

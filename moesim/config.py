@@ -21,19 +21,23 @@ from os.path import normpath
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moesim.catalogue import find, is_file
 from moesim.device_choice import Asked
 from moesim.errors import ConfigError, InputError, nearest
 from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
+from moesim.requests.arrivals import read_arrivals
+from moesim.requests.serving import StreamConfig
 from moesim.run import RunConfig
 from moesim.yaml_file import check, line_of, read_yaml
 
 MOST_RUNS = 1_000_000
 """Lists multiply: a few short ones would keep a machine busy for years, or fill its memory before it begins."""
 HARDWARE = "hardware."
+REST = "rest"
+"""A cache that takes what dense weights and `kv_tokens` leave of the card."""
 Axes = dict[str, list[Any]]
 """Every value of every axis, checked, in the order in which they were written."""
 
@@ -140,6 +144,17 @@ def _trace(value: object, path: Path) -> Path:
     return trace
 
 
+def _cache(value: object, path: Path) -> float | str:
+    """A share of all experts, or REST."""
+    return REST if value == REST else cache_fraction(value)
+
+
+def _arrivals(value: object, path: Path) -> Path:
+    arrivals = Path(normpath(path.parent / str(value)))
+    read_arrivals(arrivals)
+    return arrivals
+
+
 def _found(kind: str) -> Callable[[object, Path], str]:
     """A name of the catalogue, or a path relative to the sweep's file."""
 
@@ -177,6 +192,13 @@ def _figure(value: object, path: Path) -> float:
         raise ConfigError("expected a number") from None
 
 
+def _rate(value: object, path: Path) -> float:
+    rate = _figure(value, path)
+    if not 0 < rate <= 1e9:
+        raise ConfigError("expected requests per second, more than 0")
+    return rate
+
+
 def _device(value: object, path: Path) -> str:
     if value not in get_args(Asked):
         raise ConfigError(f"expected {', '.join(get_args(Asked))}")
@@ -185,7 +207,7 @@ def _device(value: object, path: Path) -> str:
 
 AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "policy": _policy,
-    "cache": lambda value, path: cache_fraction(value),
+    "cache": _cache,
     "per_layer": _yes_or_no,
     "trace": _trace,
     "model": _found("models"),
@@ -196,6 +218,14 @@ AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "measured_tokens": _whole(1),
     "interval": _yes_or_no,
     "device": _device,
+    "arrivals_per_s": _rate,
+    "arrivals": _arrivals,
+    "arrival_seed": _whole(0),
+    "requests": _whole(1),
+    "warmup_requests": _whole(0),
+    "max_batch": _whole(1),
+    "max_prefill_tokens": _whole(1),
+    "kv_tokens": _whole(1),
 }
 """What a grid may vary, and how each value is read. Beside these: `hardware.FIGURE`, any figure of the machine."""
 
@@ -240,10 +270,21 @@ def _runs(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunC
         values = dict(zip(axes, combination, strict=True))
         overrides = {key.removeprefix(HARDWARE): values.pop(key) for key in axes if key.startswith(HARDWARE)}
         wished = values.pop("cache", 0.0)
-        fraction = {"any": wished, "none": 0.0, "all": 1.0}[parse(values["policy"]).spec.cache]
-        if not 0 < fraction < 1:
+        size = {"any": wished, "none": 0.0, "all": 1.0}[parse(values["policy"]).spec.cache]
+        rest = size == REST
+        fraction = 0.0 if rest else size
+        if not (0 < fraction < 1 or rest):
             values["per_layer"] = False  # nothing to split
-        yield RunConfig(**values, cache_fraction=fraction, hardware_overrides=overrides, grid=grid)
+        of_stream = {key: values.pop(key) for key in [*values] if key in StreamConfig.model_fields}
+        of_stream = {key: value for key, value in of_stream.items() if value is not None}
+        try:
+            stream = StreamConfig(**of_stream, cache_rest=rest) if of_stream or rest else None
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{_at(path, *place)}: {found}") from None
+        yield RunConfig(
+            **values, cache_fraction=fraction, hardware_overrides=overrides, stream=stream, grid=grid
+        )
 
 
 def _excerpt(given: Mapping[str, Any], above: Axes, path: Path, number: int) -> Excerpt:

@@ -13,9 +13,13 @@ from moesim.result import Value
 
 PLACE = {
     "grid": "grid", "trace": "trace", "model": "model", "hardware": "hardware", "link_bytes_per_s": "link",
-    "engine": "engine", "context_tokens": "context",
+    "engine": "engine", "context_tokens": "context", "arrivals_per_s": "arrivals/s", "arrivals": "arrivals",
+    "max_batch": "at most", "kv_tokens": "KV tokens",
 }
 """The columns within whose values policies compete, and their heads."""
+WAITS = {
+    "queueing": "arrival to first step", "ttft": "time to first token", "itl": "between tokens", "e2e": "end to end",
+}
 CLASSES = ("attention", "experts", "exposed_copy", "host", "idle")
 
 
@@ -64,17 +68,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def print_run(row: Mapping[str, Value]) -> None:
     """One run: its time, what the time is made of, and what the cache did."""
     out = console()
-    labels = [name for name in ("bound", "open_loop", "synthetic") if row[name]]
-    if not row["lossless"]:
-        labels.append("lossy")
-    if not row["feasible"]:
-        labels.append("does not fit into the GPU's memory")
-    note = f" [yellow]({', '.join(labels).replace('_', ' ')})[/yellow]" if labels else ""
-    # A policy's brackets are markup to rich unless they are escaped.
-    out.print(
-        f"[bold]{escape(str(row['policy']))}[/bold]{note}: {row['model']} on {row['hardware']}, "
-        f"cache {share(row['cache_fraction'])}, trace {row['trace']}"
-    )
+    _print_head(out, row)
     if row["tpot_mean_ns"] is None:
         out.print("no decode token was measured: lower --warmup, or give a trace that decodes")
         return
@@ -97,6 +91,50 @@ def print_run(row: Mapping[str, Value]) -> None:
     )
     if not row["lossless"]:
         out.print(f"executed {share(row['weight_executed'])} of the router's weight")
+
+
+def _print_head(out: Console, row: Mapping[str, Value]) -> None:
+    """What was run."""
+    labels = [name for name in ("bound", "open_loop", "synthetic") if row[name]]
+    if not row["lossless"]:
+        labels.append("lossy")
+    if not row["feasible"]:
+        labels.append("does not fit into the GPU's memory")
+    note = f" [yellow]({', '.join(labels).replace('_', ' ')})[/yellow]" if labels else ""
+    # A policy's brackets are markup to rich unless they are escaped.
+    out.print(
+        f"[bold]{escape(str(row['policy']))}[/bold]{note}: {row['model']} on {row['hardware']}, "
+        f"cache {share(row['cache_fraction'])}, trace {row['trace']}"
+    )
+
+
+def print_served(row: Mapping[str, Value]) -> None:
+    """A stream of requests: how long they waited, what came out, and what the machine did."""
+    out = console()
+    _print_head(out, row)
+    rate = f" at {row['arrivals_per_s']:g}/s" if row["arrivals_per_s"] is not None else ""
+    out.print(
+        f"{row['requests']:,} requests ({escape(str(row['arrivals']))}{rate}), {row['requests_measured']:,} measured, "
+        f"at most {row['max_batch']} at once"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("mean", "p50", "p95", "p99"):
+        table.add_column(name, justify="right")
+    for name, words in WAITS.items():
+        table.add_row(f"  {words}", *(milliseconds(row[f"{name}_{each}_ns"]) for each in ("mean", "p50", "p95", "p99")))
+    out.print(table)
+    out.print(f"{row['requests_per_s']:.4g} requests/s and {row['output_tokens_per_s']:.4g} tokens/s come out")
+    total = row["run_total_ns"]
+    assert isinstance(total, int)
+    parts = []
+    for name in CLASSES:
+        value = row[f"run_{name}_ns"]
+        assert isinstance(value, int)
+        parts.append(f"{name.replace('_', ' ')} {share(value / total)}")
+    out.print(f"of {total / 1e9:,.1f} s: {', '.join(parts)}")
+    held, capacity = (quantity("_bytes", row[f"kv_{name}_bytes"]) for name in ("peak", "capacity"))
+    out.print(f"hits {share(row['hit_rate'])} of the experts of decode steps; KV cache {held} at most, of {capacity}")
 
 
 def print_sweep(rows: Sequence[Mapping[str, Value]], page: Path, seconds: float) -> None:

@@ -43,6 +43,11 @@ CAPTIONS = {
         "Longer contexts, and published times",
         "Bands are the interval that the ranges of the hardware's figures give; diamonds are published measurements.",
     ),
+    "load": (
+        "Waiting and throughput under load",
+        "Solid: means. Dotted: 99th percentiles. Where a line of the last panel leaves the dashed one, requests come "
+        "faster than they are served, and how long they wait depends on how many come.",
+    ),
 }
 
 

@@ -51,6 +51,17 @@ def test_the_mean_wait_is_that_of_m_d_1(one_token, load):
     assert 15 * error < expected
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_saturated_service_has_a_rate_in_closed_form(batch):
+    """Everybody waits from the start: `batch` equal requests share a prompt's step and each of their decode steps."""
+    decoded, count = 6, 20
+    columns = serve(trace_of((2, decoded)), [0] * count, max_batch=batch).latency.columns()
+    per_request_ns = (1 + decoded) * S / batch
+    assert columns["requests_per_s"] == pytest.approx(1e9 / per_request_ns, rel=1e-12)
+    assert columns["output_tokens_per_s"] == pytest.approx((1 + decoded) * 1e9 / per_request_ns, rel=1e-12)
+    assert columns["queueing_mean_ns"] == pytest.approx((count // batch - 1) / 2 * batch * per_request_ns)
+
+
 def test_little():
     """L = λ · W: the area under the number in the system, as the steps show it, is the sum of the requests' times."""
     instants = arrivals(0.6, 500, seed=3)

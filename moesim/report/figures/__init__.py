@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from moesim.report.figures import bandwidth, cache_size, context, misses, pareto, time_by_policy, timeline
+from moesim.report.figures import bandwidth, cache_size, context, load, misses, pareto, time_by_policy, timeline
 from moesim.report.rows import Results
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
@@ -15,4 +15,5 @@ FIGURES: dict[str, Callable[[Results], Figure | None]] = {
     "timeline": timeline.draw,
     "bandwidth": bandwidth.draw,
     "context": context.draw,
+    "load": load.draw,
 }
