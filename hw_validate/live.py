@@ -203,6 +203,9 @@ class _LiveDecisions:
     def begin(self, step: Step) -> None:
         self._decider.begin(step)
 
+    def foresee(self, step: Step, number: int) -> Decision:
+        return self._decider.foresee(step, number)
+
     def decide(self, step: Step, layer: int) -> Decision:
         device, trace = self._device, self._trace
         for _ in device.read_back(device.record(device.compute)):
@@ -248,7 +251,7 @@ def decode(
         ConfigError: the policy needs predictions, or the future.
         HardwareError: a model that this engine does not run.
     """
-    if policy.oracle or not policy.route.lossless or hasattr(policy.prefetch, "foresight"):
+    if policy.oracle or not policy.route.lossless or hasattr(policy.prefetch, "foresight") or policy.draft.longest:
         raise ConfigError(f"policy {policy.name}: live decoding has no predictions; give one that reads none")
     if policy.uses_cpu:
         raise ConfigError(f"policy {policy.name} executes experts on the CPU: live decoding does not")

@@ -121,6 +121,8 @@ def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_
     run = prepare(config)
     if run.policy.uses_cpu:
         raise ConfigError(f"policy {run.policy.name} executes experts on the CPU: the real devices do not")
+    if run.policy.draft.longest:
+        raise ConfigError(f"policy {run.policy.name}: hw_validate has no draft model to run; give one without a draft")
     return Job(
         run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
         instrumented_steps,

@@ -154,6 +154,7 @@ class Decider:
         policy.route.prepare(layers, experts)
         policy.prefetch.prepare(layers, experts)
         policy.on_miss.prepare(costs)
+        policy.draft.prepare(layers, experts)
         self._prefetch_learns = type(policy.prefetch).on_event is not Prefetch.on_event
         self.slots = len(pools) * (capacity.slots + staging)
         """Slots that the device must hold, staging included."""
@@ -161,7 +162,7 @@ class Decider:
         overridden = type(evicts[0])
         self._told_of_events = overridden.on_event is not Evict.on_event
         self._asked_once_touched = overridden.on_touched is not Evict.on_touched
-        self._present: Present = self._is_present if capacity.per_layer else pools[0].slot_of.__contains__
+        self._present: Present = self.is_present if capacity.per_layer else pools[0].slot_of.__contains__
         self._pool_of = pools if capacity.per_layer else pools * layers
         self._evict_of = evicts if capacity.per_layer else evicts * layers
         self._seen: set[int] = set()
@@ -171,6 +172,8 @@ class Decider:
         self._asked: list[set[int]] = [set() for _ in range(layers)]
         """Per layer: whom a prefetch of this pass named for it, copied or not."""
         self._pinned_for: list[set[int]] = [set() for _ in range(layers)]
+        self._waiting: list[int] = []
+        """Whom the draft named and no slot was free for, the nearest layer first."""
         self._pass = -1
         self._event = -1
         if capacity.everything:
@@ -194,6 +197,17 @@ class Decider:
         for evict, pool in zip(self._evicts, self._pools, strict=True):
             evict.on_step(step)
             pool.rekey(evict.on_pass_start())
+
+    def foresee(self, step: Step, number: int) -> Decision:
+        """Choose victims for whom the draft's pass `number` names; comes after `begin` and before the first event."""
+        # Nothing of the step has run: the layer that ran last is the model's last.
+        decision = Decision(self.layers - 1, [], [], reads_router=True, needs_true_ids=False)
+        wanted = self.policy.draft.named(step, number)
+        for expert in wanted:
+            self._asked[expert // self.experts].add(expert)
+        self._waiting = sorted(dict.fromkeys([*self._waiting, *wanted]), key=lambda expert: expert // self.experts)
+        self._prefetch_waiting(decision, -1)
+        return decision
 
     def decide(self, step: Step, layer: int) -> Decision:
         """Classify, touch and choose victims for one event. Events must come in order."""
@@ -253,12 +267,15 @@ class Decider:
                 pool.pinned.difference_update(wave.execute)
         if streamed:
             for ahead in range(layer, min(layer + 2, self.layers)):
-                self._prefetch(decision, range(ahead * self.experts, (ahead + 1) * self.experts))
+                whole = range(ahead * self.experts, (ahead + 1) * self.experts)
+                decision.prefetch_dropped += len(self._prefetch(decision, whole))
         elif asks:
             wanted = policy.prefetch.wanted(step, layer, self._present)
             for expert in wanted:
                 self._asked[expert // self.experts].add(expert)
-            self._prefetch(decision, wanted)
+            decision.prefetch_dropped += len(self._prefetch(decision, wanted))
+        if self._waiting:
+            self._prefetch_waiting(decision, layer)
         return decision
 
     def _send_to_cpu(self, decision: Decision, step: Step, missing: list[int]) -> None:
@@ -270,7 +287,8 @@ class Decider:
         decision.on_cpu = [*(base + e for e in on_cpu if e not in deferred), *decision.deferred]
         decision.reads_router = True  # the CPU needs the layer's input, which comes with the ids
 
-    def _is_present(self, expert: int) -> bool:
+    def is_present(self, expert: int) -> bool:
+        """Whether an expert is resident or on its way."""
         return expert in self._pool_of[expert // self.experts].slot_of
 
     def finish(self, layer: int) -> None:
@@ -347,16 +365,30 @@ class Decider:
     def _unpin_prefetches(self, pool: ExpertCache, layer: int, needed: list[int]) -> None:
         """Demand goes before foresight: when prefetches hold every slot, they become evictable.
 
-        First this layer's, which the router has just disowned; then those of the layers to come.
+        First this layer's, which the router has just disowned; then those of the layers to come; last, residents
+        that were only named.
         """
-        own = self._foreseen[layer].difference(needed) & pool.pinned
-        pool.pinned -= own
-        if not own:
-            for foreseen in self._foreseen:
-                pool.pinned -= foreseen.difference(needed)
+        held = pool.pinned.intersection(pool.slot_of).difference(needed)
+        foreseen = self._foreseen[layer] & held or set().union(*self._foreseen) & held
+        pool.pinned -= foreseen or held
 
-    def _prefetch(self, decision: Decision, wanted: Sequence[int]) -> None:
+    def _prefetch_waiting(self, decision: Decision, layer: int) -> None:
+        """Whom the draft named and slots have become free for; of layers that have begun nothing is wanted any more."""
+        ahead = [expert for expert in self._waiting if expert // self.experts > layer]
+        decision.prefetch_dropped += len(self._waiting) - len(ahead)
+        # A workspace holds two events: this one and the next.
+        now = [e for e in ahead if e // self.experts == layer + 1] if self.capacity.workspace else ahead
+        for foreseen in self._foreseen[layer + 1 :]:  # demand may have unpinned them: they are not for other guesses
+            for expert in foreseen:
+                pool = self._pool_of[expert // self.experts]
+                if expert in pool.slot_of:
+                    pool.pinned.add(expert)
+        self._waiting = self._prefetch(decision, now) + ahead[len(now) :]
+
+    def _prefetch(self, decision: Decision, wanted: Sequence[int]) -> list[int]:
+        """Pin whom a prefetch names and bring those absent; returns those for whom no victim is left."""
         experts, pool_of = self.experts, self._pool_of
+        dropped = []
         # Residents come first, so that no entry of the list evicts another.
         absent = []
         for expert in wanted:
@@ -375,7 +407,7 @@ class Decider:
             pool = pool_of[ahead]
             taken = pool.take_slot(decision.layer)
             if taken is None:
-                decision.prefetch_dropped += 1
+                dropped.append(expert)
                 continue
             slot, displaced = taken
             if displaced is not None:
@@ -383,6 +415,7 @@ class Decider:
             pool.insert(expert, slot, self._evict_of[ahead].on_prefetch(expert))
             self._foreseen[ahead].add(expert)
             decision.prefetch.append(Copy(expert, slot, displaced))
+        return dropped
 
 
 def weight_executed(step: Step, layer: int, choices: list[list[int]], executed: list[int], base: int) -> float:
@@ -410,6 +443,8 @@ def run_without_clock(decider: Decider, window: Iterable[Step]) -> Iterable[Deci
     """The decisions of a window, for whoever counts and does not time."""
     for step in window:
         decider.begin(step)
+        for number in range(step.drafted):
+            yield decider.foresee(step, number)
         for layer in range(step.layers):
             yield decider.decide(step, layer)
             decider.finish(layer)

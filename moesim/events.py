@@ -36,6 +36,8 @@ class Step:
 
     not_before_ns: int = 0
     """When the last of its requests has come; the host waits for that instant."""
+    drafted: int = 0
+    """Tokens that a draft model decoded ahead, to be verified here (moesim/draft/verification.py)."""
 
     def __init__(self, trace: Trace, rows: Rows, chosen: list[list[list[int]]]) -> None:
         """`chosen` is [tokens][layers][top-k], the router's choice of `rows`."""
@@ -60,6 +62,16 @@ class Step:
                 flat = [e for token in chosen for e in token[layer] if e != absent]
                 self.accesses.append(list(dict.fromkeys(flat)))
                 self.pairs.append(len(flat))
+
+    @property
+    def kept(self) -> int:
+        """Tokens that count: all of them, unless drafts are verified."""
+        return self.tokens
+
+    def token(self, number: int) -> "Step":
+        """One token of the step, alone. Only where drafts are verified, or the step has but one."""
+        assert number == 0, "only a verification step is taken apart"
+        return self
 
     @property
     def top_k(self) -> int:

@@ -192,6 +192,10 @@ class ModelSpec(BaseModel):
     def _bytes(self, weights: int, precision: Precision | None = None) -> int:
         return round(weights * BITS_PER_WEIGHT[precision or self.precision] / 8)
 
+    def with_experts_in(self, precision: Precision) -> "ModelSpec":
+        """The same model with its routed experts in another precision: what drafts for it shares all else with it."""
+        return self.model_copy(update={"expert_precision": precision})
+
     # ---- key-value cache
 
     @property

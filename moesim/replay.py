@@ -1,5 +1,6 @@
 """The replay loop: the order of a step, written once for every device.
 
+    drafting:   k passes of a draft model, whoever they name is copied (moesim/draft/passes.py)
     per layer:  attention, router -> ids on the host -> decision -> demand copies, prefetch copies -> expert kernels
     per step:   head -> token ids on the host
 
@@ -7,16 +8,18 @@ The loop is a program of the host thread: it enqueues work on two in-order strea
 blocks only where it reads ids back. It yields whatever the device waits by and knows nothing of it.
 """
 
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
 from moesim.cpu_experts import CpuExperts
 from moesim.decide import Copy, Decision, Wave
-from moesim.devices.base import Device, Event, KernelRun, Prepared
+from moesim.devices.base import Device, Event, KernelRun
+from moesim.draft.passes import DraftPasses
 from moesim.engine import EngineSpec
 from moesim.events import DECODE, Step
+from moesim.kernels import Kernels
 from moesim.model import ModelSpec
 from moesim.token_time import TokenTime, named_sum
 
@@ -25,6 +28,7 @@ class Decisions(Protocol):
     """Whoever decides: a policy at work (`Decider`), or its decisions played back."""
 
     def begin(self, step: Step) -> None: ...
+    def foresee(self, step: Step, number: int) -> Decision: ...
     def decide(self, step: Step, layer: int) -> Decision: ...
     def finish(self, layer: int) -> None: ...
 
@@ -45,61 +49,10 @@ class StepOutcome:
     host_blocked_ns: int
     cpu_busy_ns: int = 0
     """How long experts ran on the CPU."""
-
-
-@dataclass(slots=True)
-class Kernels:
-    """Kernel groups by their arguments, made ready once."""
-
-    device: Device[Any]
-    model: ModelSpec
-    engine: EngineSpec
-    ready: dict[tuple[Any, ...], Prepared] = field(default_factory=dict)
-
-    def attention(self, layer: int, tokens: int, context_tokens: int, sequences: int) -> Prepared:
-        key = ("attention", layer, tokens, context_tokens, sequences)
-        if key not in self.ready:
-            kernel = self.model.attention_kernel(tokens, context_tokens, sequences)
-            self.ready[key] = self.device.prepare(
-                "attention", "attention", layer, kernel, self.engine.launched("attention")
-            )
-        return self.ready[key]
-
-    def dense_layer(self, layer: int, tokens: int, context_tokens: int, sequences: int) -> Prepared:
-        key = ("dense layer", layer, tokens, context_tokens, sequences)
-        if key not in self.ready:
-            kernel = self.model.dense_layer_kernel(tokens, context_tokens, sequences)
-            self.ready[key] = self.device.prepare(
-                "dense layer", "attention", layer, kernel, self.engine.launched("attention")
-            )
-        return self.ready[key]
-
-    def router(self, layer: int, tokens: int) -> Prepared:
-        key = ("router", layer, tokens)
-        if key not in self.ready:
-            kernel = self.model.router_kernel(tokens)
-            self.ready[key] = self.device.prepare(
-                "router", "attention", layer, kernel, self.engine.launched("router")
-            )
-        return self.ready[key]
-
-    def experts(self, layer: int, experts: int, pairs: int) -> Prepared:
-        key = ("experts", layer, experts, pairs)
-        if key not in self.ready:
-            kernel = self.model.experts_kernel(experts, pairs)
-            self.ready[key] = self.device.prepare(
-                "experts", "experts", layer, kernel, self.engine.launched("experts", experts)
-            )
-        return self.ready[key]
-
-    def head(self, tokens: int) -> Prepared:
-        key = ("head", tokens)
-        if key not in self.ready:
-            kernel = self.model.head_kernel(tokens)
-            self.ready[key] = self.device.prepare(
-                "head", "attention", -1, kernel, self.engine.launched("head")
-            )
-        return self.ready[key]
+    drafts: Sequence[Decision] = ()
+    """What each pass of a draft decided before the step."""
+    draft_ns: int = 0
+    """How long the draft's kernels ran, out of the step's time."""
 
 
 class Replay:
@@ -117,10 +70,12 @@ class Replay:
         context_tokens: int | None = None,
         predictor: str | None = None,
         cpu: CpuExperts | None = None,
+        draft: ModelSpec | None = None,
     ) -> None:
         """`predictor` names the ranking that is executed in events for which the router was not asked.
 
-        `cpu` is needed where decisions have experts executed on the CPU.
+        `cpu` is needed where decisions have experts executed on the CPU; `draft` is the model that decodes ahead of
+        steps that verify drafts.
         """
         self._window = window
         self._decisions = decisions
@@ -135,6 +90,9 @@ class Replay:
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
         """Per layer of the model: its place among the MoE layers, or -1 for a dense one."""
+        self._passes = None if draft is None else DraftPasses(device, draft, engine, self._plan)
+        self._drafts: list[Decision] = []
+        self._draft_launches = 0
         self._last_layer = len(model.moe_layers) - 1
         self._experts_per_layer = model.experts
         self._expert_bytes = model.expert_bytes
@@ -165,6 +123,7 @@ class Replay:
             )
             blocked = sum(until - since for since, until in device.blocked)
             on_cpu = sum(until - since for since, until in self._cpu_runs)
+            draft_ns = sum(run.busy_ns for run in device.runs[: self._draft_launches])
             link_busy, link_was_busy = device.link_busy_ns, link_busy
             device.runs.clear()
             device.blocked.clear()
@@ -172,7 +131,8 @@ class Replay:
             self._foreseen_runs.clear()
             self._observe(
                 StepOutcome(
-                    step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu
+                    step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu,
+                    self._drafts, draft_ns,
                 )
             )
             begin = end
@@ -184,6 +144,10 @@ class Replay:
         if self._context_tokens is not None and step.phase == DECODE:
             context = self._context_tokens
         decisions.begin(step)
+        self._drafts, self._draft_launches = [], 0
+        if step.drafted and self._passes is not None:
+            self._drafts = yield from self._passes.run(step, context, decisions.foresee, self._copy_foreseen)
+            self._draft_launches = len(device.runs)
         made = []
         for number, layer in enumerate(self._plan):
             if layer < 0:
@@ -222,7 +186,7 @@ class Replay:
                 self._cpu.join(layer == self._last_layer)
             decisions.finish(layer)
             made.append(decision)
-        device.launch(device.compute, kernels.head(sequences))
+        device.launch(device.compute, kernels.head(sequences + step.drafted))
         end = yield from self._read_ids()
         return end, made
 
@@ -232,6 +196,9 @@ class Replay:
         now = yield from self._device.read_back(self._device.record(self._device.compute))
         self._complete = launched
         return now
+
+    def _copy_foreseen(self, copies: list[Copy]) -> None:
+        self._copy(copies, foreseen=True)
 
     def _copy(self, copies: list[Copy], reused: bool = False, foreseen: bool = False) -> None:
         """Enqueue copies in order, behind whatever still reads their slots.

@@ -53,10 +53,17 @@ SCHEMA = pa.schema(
         pa.field("expert_bytes", pa.int64()),
         pa.field("kv_capacity_bytes", pa.int64()),
         pa.field("kv_peak_bytes", pa.int64()),
+        pa.field("draft_bytes", pa.int64()),
         pa.field("vram_bytes", pa.int64()),
         pa.field("vram_free_bytes", pa.int64()),
         # time
         pa.field("tokens_measured", pa.int64()),
+        pa.field("decode_steps", pa.int64()),
+        pa.field("draft_tokens", pa.int64()),
+        pa.field("draft_accepted_tokens", pa.int64()),
+        pa.field("accepted_mean_tokens", pa.float64()),
+        pa.field("stand_in_tokens", pa.int64()),
+        pa.field("tpot_draft_ns", pa.float64()),
         pa.field("tpot_mean_ns", pa.float64()),
         pa.field("tpot_fast_ns", pa.float64()),
         pa.field("tpot_slow_ns", pa.float64()),
@@ -137,11 +144,20 @@ class Phase:
 
     steps: int = 0
     tokens: int = 0
+    """Kept ones, where drafts are verified."""
+    turns: int = 0
+    """Tokens of each sequence: a step's one, or as many as a verification keeps."""
+    batch: int = 0
+    """Most sequences of a step."""
+    drafted: int = 0
+    accepted: int = 0
+    draft_ns: int = 0
     time: TokenTime = field(default_factory=TokenTime)
     """Of the steps: each counted once."""
     time_of_tokens: TokenTime = field(default_factory=TokenTime)
     """Of the tokens: a step counts for each token that it computes."""
-    step_ns: list[int] = field(default_factory=list)
+    token_ns: list[float] = field(default_factory=list)
+    """Of each step, the time of one of its tokens."""
     step_tokens: list[int] = field(default_factory=list)
     accesses: int = 0
     hits: int = 0
@@ -162,12 +178,22 @@ class Phase:
 
     def add(self, outcome: StepOutcome) -> None:
         """Take in one step."""
+        kept = outcome.step.kept
+        # A step takes as long for each of its sequences; what a verification keeps of one shares that time.
+        turns = kept if outcome.step.drafted else 1
         self.steps += 1
-        self.tokens += outcome.step.tokens
-        self.step_ns.append(outcome.end_ns - outcome.begin_ns)
-        self.step_tokens.append(outcome.step.tokens)
+        self.tokens += kept
+        self.turns += turns
+        self.batch = max(self.batch, kept // turns)
+        self.token_ns.append((outcome.end_ns - outcome.begin_ns) / turns)
+        self.step_tokens.append(kept)
         self.time.add(outcome.time)
-        self.time_of_tokens.add(outcome.time, outcome.step.tokens)
+        self.time_of_tokens.add(outcome.time, kept // turns)
+        self.drafted += outcome.step.drafted
+        self.accepted += kept - 1 if outcome.step.drafted else 0
+        self.draft_ns += outcome.draft_ns
+        for decision in outcome.drafts:
+            self.prefetches += len(decision.prefetch)
         self.copies += outcome.copies
         self.link_busy_ns += outcome.link_busy_ns
         self.host_blocked_ns += outcome.host_blocked_ns
@@ -229,7 +255,7 @@ class Tally:
                 self.prefill.add(outcome)
                 self.ttft_ns.extend([outcome.end_ns - outcome.begin_ns] * len(step.requests))
         else:
-            self._decoded += step.tokens
+            self._decoded += step.kept
             self.last_token_ns = outcome.begin_ns, outcome.end_ns
             if measured:
                 self.decode.add(outcome)
@@ -245,8 +271,8 @@ class Tally:
     def columns(self, expert_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
         """The metrics of a row that follow from the steps alone."""
         decode, prefill = self.decode, self.prefill
-        time, steps = decode.time, decode.steps
-        each = np.repeat(np.asarray(decode.step_ns, dtype=np.int64), decode.step_tokens)
+        time = decode.time
+        each = np.repeat(np.asarray(decode.token_ns, dtype=np.float64), decode.step_tokens)
         bytes_copied = decode.copies * expert_bytes
         useful = decode.hits_by_prefetch
         asked = decode.hits + decode.misses.total()
@@ -255,8 +281,14 @@ class Tally:
             return total_ns / decode.tokens if decode.tokens else None
 
         return {
-            "batch_tokens": max(decode.step_tokens, default=0),
+            "batch_tokens": decode.batch,
             "tokens_measured": decode.tokens,
+            "decode_steps": decode.steps,
+            "draft_tokens": decode.drafted,
+            "draft_accepted_tokens": decode.accepted,
+            "accepted_mean_tokens": decode.accepted / decode.steps if decode.drafted else None,
+            "stand_in_tokens": decode.drafted - decode.accepted,
+            "tpot_draft_ns": decode.draft_ns / decode.tokens if decode.drafted else None,
             "tpot_mean_ns": self.tpot_mean_ns,
             "tpot_p50_ns": _percentile(each, 50),
             "tpot_p95_ns": _percentile(each, 95),
@@ -275,7 +307,7 @@ class Tally:
             "exposed_copy_total_ns": time.exposed_copy_ns,
             "host_total_ns": time.host_ns,
             "idle_total_ns": time.idle_ns,
-            "link_floor_ns": bytes_copied * 1e9 / link_bytes_per_s / steps if steps else None,
+            "link_floor_ns": bytes_copied * 1e9 / link_bytes_per_s / decode.turns if decode.turns else None,
             "link_utilisation": _share(decode.link_busy_ns, time.total_ns),
             "gpu_utilisation": _share(time.attention_ns + time.experts_ns, time.total_ns),
             "host_utilisation": _share(time.total_ns - decode.host_blocked_ns, time.total_ns),

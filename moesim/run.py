@@ -9,8 +9,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import ceil
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,9 +23,10 @@ from moesim.cpu_experts import CpuExperts
 from moesim.decide import Capacity
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
+from moesim.draft.costs import cycle_costs
+from moesim.draft.plan import governed_lengths
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
-from moesim.events import steps
 from moesim.hardware import Hardware, HardwareSpec
 from moesim.machine_costs import costs_of, largest_step
 from moesim.model import ModelSpec
@@ -136,14 +138,24 @@ def capacity_of(policy: Policy, config: RunConfig, model: ModelSpec, largest: tu
         return Capacity(sum(largest), workspace=True)
     # Written as a decimal, a fraction times a whole number must not lose a slot to binary rounding.
     slots = int(fraction * layers * experts + 1e-9)
+    if policy.draft.longest:  # the draft's experts take the place of the cache's
+        slots = max(0, slots - ceil(draft_bytes(policy, model) / model.expert_bytes))
     if config.per_layer:
         slots //= layers
     if slots < model.top_k:
+        beside = " beside its draft" if policy.draft.longest else ""
         raise ConfigError(
-            f"cache_fraction {config.cache_fraction:g} of {model.name} is {slots} slots"
+            f"cache_fraction {config.cache_fraction:g} of {model.name}{beside} is {slots} slots"
             f"{' per layer' if config.per_layer else ''}, fewer than its top-k {model.top_k}: give 0 or more"
         )
     return Capacity(slots, per_layer=config.per_layer)
+
+
+def draft_bytes(policy: Policy, model: ModelSpec) -> int:
+    """What a draft keeps on the GPU beside the model: all routed experts in its precision."""
+    if not policy.draft.longest:
+        return 0
+    return len(model.moe_layers) * model.experts * model.with_experts_in(policy.draft.precision).expert_bytes
 
 
 def check_shape(trace: Trace, model: ModelSpec, path: Path) -> None:
@@ -207,9 +219,14 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     if policy.uses_cpu:
         hardware.check_cpu(f"policy {policy.name} executes experts on the CPU")
     if policy.on_miss.weighs_costs:
-        most = largest_step(config.trace, stop, config.stream)
+        most = max(largest_step(config.trace, stop, config.stream), policy.draft.longest + 1)
         costs = costs_of(hardware.at("centre"), engine, model, most)
     window = Window(config.trace, stop, policy.name, capacity, largest[0], stream, clocked, costs)
+    if policy.draft.governed:
+        context = config.context_tokens or int(trace.position[:stop].max()) + 1
+        centre, draft = hardware.at("centre"), policy.draft
+        cycle = cycle_costs(model, draft.precision, centre, engine, context, draft.longest)
+        window = replace(window, draft_lengths=governed_lengths(window, cycle))
     serving = None
     if config.stream is not None:
         held_bytes = model.dense_bytes + window.decider().slots * model.expert_bytes
@@ -224,6 +241,8 @@ def _for_stream(
     """The configuration with its cache in figures. Raises ConfigError for what a stream cannot be run with."""
     if policy.oracle:
         raise ConfigError(f"{policy.name} knows the future, which the clock decides when requests arrive as a stream")
+    if policy.draft.longest:
+        raise ConfigError(f"{policy.name} drafts for one sequence at a time: it cannot batch a stream of requests")
     if config.measured_tokens is not None:
         raise ConfigError("measured_tokens counts the trace as it was recorded: give requests for a stream")
     if not stream.cache_rest:
@@ -258,11 +277,12 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         scheduler = None if run.serving is None else run.serving.scheduler(tally.observe)
         device = new_device(run.device, hardware, run.engine, drawn, with_cpu=policy.uses_cpu)
         cpu = CpuExperts(device, model) if isinstance(device, SimulatedGPUAndCPU) else None
-        stretch = steps(trace, 0, window.stop) if scheduler is None else scheduler.steps()
+        stretch = window.steps() if scheduler is None else scheduler.steps()
         observe = tally.observe if scheduler is None else scheduler.observe
+        draft = model.with_experts_in(policy.draft.precision) if policy.draft.longest else None
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor, cpu,
+            policy.executed_predictor, cpu, draft,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)
@@ -279,7 +299,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     if run.serving is not None and scheduler is not None:
         values |= run.serving.columns() | scheduler.columns()
         kv_bytes = run.serving.kv_bytes_held(scheduler)
-    vram = model.dense_bytes + kv_bytes + slots * model.expert_bytes
+    vram = model.dense_bytes + kv_bytes + slots * model.expert_bytes + draft_bytes(policy, model)
     values |= {
         "grid": config.grid,
         "policy": policy.name,
@@ -301,6 +321,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "feasible": vram <= hardware.memory_bytes,
         "slots": 0 if window.capacity.workspace else slots,
         "expert_bytes": model.expert_bytes,
+        "draft_bytes": draft_bytes(policy, model),
         "vram_bytes": vram,
         "vram_free_bytes": hardware.memory_bytes - vram,
         "kernel_times": " and ".join(sorted(sources)),

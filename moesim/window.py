@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from moesim.decide import Capacity, Decider, Decision, OptimumHits, run_without_clock, streams_whole_layers
+from moesim.draft.verification import verification_steps
 from moesim.events import DECODE, Step, UseList, steps
 from moesim.policies.composition import parse
 from moesim.policies.costs import Costs
@@ -61,14 +62,21 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
     That is what the event accesses and what was foreseen for it, right or wrong; a whole layer where one is streamed.
     """
     trace, composed = load_trace(path), parse(policy)
-    route, prefetch = composed.route, composed.prefetch
+    route, prefetch, draft = composed.route, composed.prefetch, composed.draft
     route.prepare(trace.layers, trace.n_experts)
     prefetch.prepare(trace.layers, trace.n_experts)
+    draft.prepare(trace.layers, trace.n_experts)
     largest = [0, 0]
-    for step in steps(trace, 0, stop):
+    window = steps(trace, 0, stop)
+    if draft.longest:  # the longest draft at every token: no length that a governor chooses brings more together
+        window = verification_steps(trace, stop, lambda: draft.longest, lambda request, position, drafted: 0)
+    for step in window:
         if stream_prefill and streams_whole_layers(step, trace.n_experts):
             return trace.n_experts, trace.n_experts
         brought: list[set[int]] = [set() for _ in range(trace.layers)]
+        for number in range(step.drafted):
+            for expert in draft.named(step, number):
+                brought[expert // trace.n_experts].add(expert)
         for layer in range(trace.layers):
             brought[layer].update(layer * trace.n_experts + e for e in route.accesses(step, layer))
             prefetch.on_event(step, layer)
@@ -98,6 +106,16 @@ class Window:
     """The clock forms the steps (a stream of requests), so nothing can be known of them before."""
     costs: Costs | None = None
     """Of the machine, for a policy that weighs them; decisions of all others are the same on every machine."""
+    draft_lengths: tuple[int, ...] | None = None
+    """Tokens drafted before each decode step, where a governor chose them."""
+
+    def steps(self) -> Iterator[Step]:
+        """The steps from the first row on: as recorded, or as the policy's draft has them verified."""
+        draft = parse(self.policy).draft
+        if not draft.longest:
+            return steps(load_trace(self.path), 0, self.stop)
+        length = draft.length if self.draft_lengths is None else iter(self.draft_lengths).__next__
+        return verification_steps(load_trace(self.path), self.stop, length, draft.accepted)
 
     def decider(self) -> Decider:
         """The policy, with an empty cache."""
@@ -105,7 +123,7 @@ class Window:
         layers, experts, capacity = trace.layers, trace.n_experts, self.capacity
         future = None
         if policy.oracle:
-            future = UseList(steps(trace, 0, self.stop), layers, experts, policy.route.accesses)
+            future = UseList(self.steps(), layers, experts, policy.route.accesses)
         return Decider(
             policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=self.optimum(),
             stream_prefill=self.stream_prefill, costs=self.costs,
@@ -117,7 +135,7 @@ class Window:
         unknown = policy.oracle or self.clocked or policy.route.looks_at_cache
         if unknown or capacity.workspace or capacity.everything:
             return None
-        bound = replace(self, policy=f"belady[route={policy.route_text}]", stream_prefill=False, costs=None)
+        bound = replace(self, policy=policy.bound_text, stream_prefill=False, costs=None)
         return optimum_hits(bound)
 
 
@@ -128,7 +146,7 @@ def optimum_hits(window: Window) -> OptimumHits:
     layers, experts = trace.layers, trace.n_experts
     decider = window.decider()
     hits = OptimumHits()
-    for step in steps(trace, 0, window.stop):
+    for step in window.steps():
         decider.begin(step)
         for layer in range(layers):
             decision = decider.decide(step, layer)
@@ -142,7 +160,7 @@ def optimum_hits(window: Window) -> OptimumHits:
 @lru_cache(maxsize=2)
 def recorded_decisions(window: Window) -> list[Decision]:
     """The decisions of a window, made once for all the clocks that will time them."""
-    return list(run_without_clock(window.decider(), steps(load_trace(window.path), 0, window.stop)))
+    return list(run_without_clock(window.decider(), window.steps()))
 
 
 class Recorded:
@@ -155,6 +173,10 @@ class Recorded:
         """Nothing to prepare."""
 
     def decide(self, step: Step, layer: int) -> Decision:
+        """The next decision."""
+        return next(self._decisions)
+
+    def foresee(self, step: Step, number: int) -> Decision:
         """The next decision."""
         return next(self._decisions)
 

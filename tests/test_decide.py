@@ -46,10 +46,9 @@ def decisions(policy, trace, capacity, optimum=None):
 
 def optimum_of(policy, trace, capacity):
     """Per event, what belady hits on the same accesses; as run.optimum_hits computes it for a file."""
-    route = parse(policy).route_text
     hits = OptimumHits()
     chosen = parse(policy).route
-    made = iter(decisions(f"belady[route={route}]", trace, capacity))
+    made = iter(decisions(parse(policy).bound_text, trace, capacity))
     for step in steps(trace):
         for layer in range(trace.layers):
             missed = {copy.expert % trace.n_experts for wave in next(made).waves for copy in wave.demand}

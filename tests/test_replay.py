@@ -110,13 +110,17 @@ def run(policy="lru", **more):
 @pytest.mark.parametrize("engine", ["yalis", "graph", "eager"])
 @pytest.mark.parametrize("policy", known_policies())
 def test_time_bytes_and_accesses_are_conserved(policy, engine):
-    row = run(policy, engine=engine, trace=SCORED if parse(policy).route.looks_at_cache else SHIPPED)
+    drafts = parse(policy).draft.longest > 0
+    row = run(
+        policy, engine=engine, trace=SCORED if parse(policy).route.looks_at_cache else SHIPPED,
+        cache_fraction=0.5 if drafts else 0.25,
+    )
     classes = ("attention", "experts", "exposed_copy", "host", "idle")
     assert sum(row[f"{name}_total_ns"] for name in classes) == row["decode_total_ns"]
     assert sum(row[f"tpot_{name}_ns"] for name in classes) == pytest.approx(row["tpot_mean_ns"], rel=1e-12)
     assert row["tpot_mean_ns"] * row["tokens_measured"] == pytest.approx(row["decode_total_ns"])
     accesses = row["hits"] + row["misses"]
-    assert accesses < 24 * 16 * 8 if policy == "adapmoe-top-1" else accesses == 24 * 16 * 8
+    assert accesses < 24 * 16 * 8 if policy == "adapmoe-top-1" or drafts else accesses == 24 * 16 * 8
     assert sum(row[name] for name in row if name.startswith("misses_")) == row["misses"]
     fetched = row["misses"] - row["stood_in"] - row["experts_on_cpu"]
     assert 0 <= row["cpu_busy_ns"] <= row["decode_total_ns"]

@@ -1,6 +1,6 @@
 """A run that is decided, enqueued and timed in machine code, block by block; its steps go to the same tally.
 
-What it spends time by comes from where the loop takes it: kernels from `replay.Kernels`, copies from `FastGPU`.
+What it spends time by comes from where the loop takes it: kernels from `kernels.Kernels`, copies from `FastGPU`.
 """
 
 from collections import Counter
@@ -19,15 +19,16 @@ from moesim.devices.fast import FastGPU
 from moesim.engine import EngineSpec
 from moesim.events import DECODE, Step, steps
 from moesim.hardware import Hardware
+from moesim.kernels import Kernels
 from moesim.model import ModelSpec
 from moesim.policies.composition import Policy
-from moesim.replay import Kernels, StepOutcome
+from moesim.replay import StepOutcome
 from moesim.token_time import TokenTime
 from moesim.trace import Trace
 
 BLOCK_ACCESSES = 100_000
 """How many accesses are decided and timed at once: as many as fit a processor's cache with their operations."""
-COMPILED_RULES = {"route": "true-top-k", "prefetch": "none", "on_miss": "fetch", "evict": "lru"}
+COMPILED_RULES = {"route": "true-top-k", "prefetch": "none", "on_miss": "fetch", "evict": "lru", "draft": "none"}
 """Rules without parameters, by role."""
 
 

@@ -22,7 +22,7 @@ from moesim.catalogue import find, names
 from moesim.errors import ConfigError, nearest
 from moesim.policies.own_rule import is_own_rule, own_rule, role_of
 from moesim.policies.registry import ROLES, parameters, rule_class
-from moesim.policies.roles import Evict, OnMiss, Prefetch, Route
+from moesim.policies.roles import Draft, Evict, OnMiss, Prefetch, Route
 from moesim.trace import Trace
 from moesim.yaml_file import read_model
 
@@ -39,6 +39,7 @@ class PolicySpec(BaseModel):
     prefetch: str = "none"
     on_miss: str = "fetch"
     evict: str = "lru"
+    draft: str = "none"
     cache: Literal["any", "none", "all"] = "any"
     """`none`: cache fraction 0 by definition; `all`: every expert resident; `any`: as configured."""
     bound: bool = False
@@ -57,11 +58,12 @@ class Policy:
     route: Route
     prefetch: Prefetch
     on_miss: OnMiss
+    draft: Draft
     evictions: tuple[str, tuple[tuple[str, Any], ...]]
     rules: Mapping[str, tuple[str, Mapping[str, Any]]]
     """Of each role: the rule's name and the parameters that it was given."""
-    route_text: str
-    """The routing rule as text, for composing a bound on the same accesses."""
+    bound_text: str
+    """The optimum on the same accesses, as text: belady with this policy's route and draft."""
 
     @property
     def executed_predictor(self) -> str | None:
@@ -87,7 +89,7 @@ class Policy:
     @property
     def reads_ahead(self) -> bool:
         """Whether a rule reads what the router will choose: an oracle, or a synthetic predictor of chosen accuracy."""
-        return self.oracle or self.route.reads_ahead or self.prefetch.reads_ahead
+        return self.oracle or self.route.reads_ahead or self.prefetch.reads_ahead or self.draft.reads_ahead
 
     @property
     def uses_cpu(self) -> bool:
@@ -103,6 +105,7 @@ class Policy:
         """Raise ConfigError if the trace lacks a channel that a rule reads."""
         self.route.check(trace)
         self.prefetch.check(trace)
+        self.draft.check(trace)
 
 
 def split_call(text: str) -> tuple[str, dict[str, str]]:
@@ -178,9 +181,10 @@ def parse(text: str) -> Policy:
         route=cast(Route, made["route"]),
         prefetch=cast(Prefetch, made["prefetch"]),
         on_miss=cast(OnMiss, made["on_miss"]),
+        draft=cast(Draft, made["draft"]),
         evictions=(evict, tuple(sorted(evict_arguments.items()))),
         rules=given,
-        route_text=_as_text(*given["route"]),
+        bound_text=_bound(given),
     )
 
 
@@ -196,7 +200,12 @@ def _own_file(rule: str) -> Path:
     return Path(rule.rpartition(":")[0])
 
 
-def _as_text(rule: str, arguments: dict[str, Any]) -> str:
+def _bound(given: Mapping[str, tuple[str, Mapping[str, Any]]]) -> str:
+    roles = [role for role in ("route", "draft") if given[role][0] != "none"]
+    return f"belady[{','.join(f'{role}={_as_text(*given[role])}' for role in roles)}]"
+
+
+def _as_text(rule: str, arguments: Mapping[str, Any]) -> str:
     inside = ",".join(f"{key}={json.dumps(value)}" for key, value in sorted(arguments.items()))
     return f"{rule}[{inside}]" if inside else rule
 

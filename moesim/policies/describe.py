@@ -45,7 +45,8 @@ def describe(text: str) -> PolicyText:
     return PolicyText(
         name=policy.name, summary=spec.summary, source=spec.source, lossless=policy.lossless, bound=spec.bound,
         reads_ahead=policy.reads_ahead, needs_scores=policy.route.looks_at_cache, cache=spec.cache,
-        open_rules=list(spec.open_rules), rules=[_rule(policy, role) for role in ROLES],
+        open_rules=list(spec.open_rules),
+        rules=[_rule(policy, role) for role in ROLES if role != "draft" or policy.draft.longest],
     )
 
 

@@ -12,10 +12,10 @@ from math import ceil
 
 from moesim.errors import ConfigError, nearest
 from moesim.events import Step
+from moesim.seeded_hash import hashed, mixed
 from moesim.trace import Trace
 
 SYNTHETIC = "synthetic"
-_MASK = (1 << 64) - 1
 
 
 class Foresight(ABC):
@@ -126,9 +126,7 @@ class Synthetic(Foresight):
 
 def _spoiled(true: list[int], experts: int, count: int, recall: float, place: tuple[int, ...]) -> list[int]:
     """`count` ranks of one token."""
-    state = 0
-    for number in place:
-        state = _mixed(state ^ (number & _MASK))
+    state = hashed(place)
     wrong_left = experts - len(true)
     chosen, waiting = set(true), list(reversed(true))
     ranked: list[int] = []
@@ -136,7 +134,7 @@ def _spoiled(true: list[int], experts: int, count: int, recall: float, place: tu
     while len(ranked) < min(count, experts):
         if not waiting:
             waiting, missed = list(reversed(missed)), []
-        state = _mixed(state)
+        state = mixed(state)
         if waiting:
             expert = waiting.pop()
             if state < recall * 2**64 or not wrong_left:
@@ -146,7 +144,7 @@ def _spoiled(true: list[int], experts: int, count: int, recall: float, place: tu
         elif not wrong_left:
             break
         while True:
-            state = _mixed(state)
+            state = mixed(state)
             expert = state * experts >> 64
             if expert not in chosen:
                 break
@@ -154,14 +152,6 @@ def _spoiled(true: list[int], experts: int, count: int, recall: float, place: tu
         wrong_left -= 1
         ranked.append(expert)
     return ranked
-
-
-def _mixed(state: int) -> int:
-    """One step of splitmix64 (G. L. Steele et al., OOPSLA 2014): 64 well mixed bits."""
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-    state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-    return state ^ state >> 31
 
 
 def foresight(text: str) -> Foresight:

@@ -13,9 +13,9 @@ from types import ModuleType
 
 from moesim.catalogue import is_file
 from moesim.errors import ConfigError, nearest
-from moesim.policies.roles import Evict, OnMiss, Prefetch, Route
+from moesim.policies.roles import Draft, Evict, OnMiss, Prefetch, Route
 
-BASES: dict[str, type] = {"route": Route, "prefetch": Prefetch, "on_miss": OnMiss, "evict": Evict}
+BASES: dict[str, type] = {"route": Route, "prefetch": Prefetch, "on_miss": OnMiss, "evict": Evict, "draft": Draft}
 
 
 def is_own_rule(name: str) -> bool:
@@ -24,7 +24,7 @@ def is_own_rule(name: str) -> bool:
 
 
 def own_rule(name: str) -> type:
-    """The class that `FILE.py:CLASS` names, a subclass of one of the four roles.
+    """The class that `FILE.py:CLASS` names, a subclass of one of the roles.
 
     Raises:
         ConfigError: no such file or class, code that cannot be run, or a class that is not a whole rule.

@@ -1,4 +1,4 @@
-"""The four questions that a policy answers (SpecMD's axes, arXiv 2602.03921; DESIGN of the house, section 2).
+"""The questions that a policy answers: SpecMD's four axes (arXiv 2602.03921), and whether a draft runs ahead.
 
 A policy decides; it never waits and never moves bytes. Experts are named by one integer,
 `layer * experts_per_layer + expert`, so that a shared pool can hold any of them.
@@ -8,7 +8,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from moesim.draft.costs import CycleCosts
+from moesim.draft.governor import Governor
 from moesim.events import Step, UseList
+from moesim.model import Precision
 from moesim.policies.costs import Costs
 from moesim.trace import Trace
 
@@ -185,3 +188,38 @@ class Evict(ABC):
 
     def on_evict(self, expert: int) -> None:
         """An expert has left its slot."""
+
+
+class Draft(ABC):
+    """Whether a draft model decodes ahead of the steps, how far, and whom it names."""
+
+    longest = 0
+    """Most tokens that are ever drafted for one step; 0: there is no draft."""
+    governed = False
+    """True: a governor chooses the length of every draft; `length` is then the longest."""
+    reads_ahead = False
+    """True: whom the draft names is made from what the router will choose."""
+    precision: Precision = "int4"
+    """Of the draft's routed experts, all of which stay on the GPU."""
+
+    def check(self, trace: Trace) -> None:
+        """Raise ConfigError if the trace cannot be decoded with this draft."""
+
+    def prepare(self, layers: int, experts: int) -> None:
+        """Called once, before the first event."""
+
+    @abstractmethod
+    def length(self) -> int:
+        """How many tokens are drafted before the next decode step."""
+
+    def governor(self, costs: CycleCosts, experts_per_token: int) -> Governor:
+        """Who chooses the lengths, if `governed`."""
+        raise NotImplementedError("a governed draft has a governor")
+
+    def accepted(self, request: int, position: int, drafted: int) -> int:
+        """How many of the tokens drafted behind the one at `position` are right, up to the first wrong one."""
+        return 0
+
+    def named(self, step: Step, number: int) -> Sequence[int]:
+        """Experts that the draft's pass `number` names, numbered over all layers, the nearest layer first."""
+        return ()

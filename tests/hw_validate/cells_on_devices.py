@@ -22,7 +22,10 @@ STRESS = [("lru", 3), ("prefetch-and-refetch", 3), ("speculate-and-execute", 3),
 CONTEXT_TOKENS = 16
 STEPS = 10
 BATCH = 3
-ALL_POLICIES = sorted(known_policies())
+ALL_POLICIES = sorted(
+    name for name in known_policies() if not (parse(name).uses_cpu or parse(name).draft.longest)
+)
+"""The devices run neither experts on the CPU nor a draft."""
 LOSSLESS = [name for name in ALL_POLICIES if parse(name).lossless]
 EXECUTED_OTHERWISE = ["speculate-and-execute", "resident-execute"]
 """Policies that execute other experts than the router chose, and that are validated all the same."""

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.draft.verification import verification_steps
 from moesim.events import PREFILL, UseList, steps
 from moesim.policies.composition import known_policies, parse
 from moesim.policies.costs import Costs
@@ -26,6 +27,8 @@ POLICIES = sorted(
        for evict in EVICTIONS if evict != "belady[bypass]"}
     | {"fiddler[balance=sum]", "lru[on_miss=cpu]", "lru[on_miss=fiddler]", "cpu[evict=static[place=layers],deferred=1]"}
     | {f"speculate-and-execute[on_miss={rule}]" for rule in ("cpu", "freetoken-split")}
+    | {f"moe-speq[evict={evict}]" for evict in EVICTIONS if not evict.startswith("belady")}
+    | {"moe-speq[draft=self-draft[k=2,by_position=0.9/0.5]]", "moe-speq[draft=none]"}
     | {f"{route}[evict={evict}]" for route in ("cache-prior", "max-rank") for evict in ("hobbit", "random", "slru")}
     | {f"hobbit[prefetch={prefetch}]" for prefetch in rules("prefetch")}
     | {f"cache-prior[prefetch={prefetch},on_miss=skip-light[skip=0.5]]" for prefetch in rules("prefetch")}
@@ -51,9 +54,15 @@ def decider_for(policy, trace, capacity, **options):
     )
 
 
-def capacities(trace):
+def window_of(policy, trace):
+    """The trace's steps, verified as the policy drafts them."""
+    draft = parse(policy).draft
+    return verification_steps(trace, trace.tokens, draft.length, draft.accepted) if draft.longest else steps(trace)
+
+
+def capacities(trace, policy="lru"):
     layers, experts = trace.layers, trace.n_experts
-    largest = max(len(accesses) for step in steps(trace) for accesses in step.accesses)
+    largest = max(len(accesses) for step in window_of(policy, trace) for accesses in step.accesses)
     yield Capacity(2 * largest, workspace=True)
     yield Capacity(trace.top_k)
     yield Capacity(experts)  # a cache of one layer
@@ -71,8 +80,14 @@ def check_every_event(policy, trace, capacity):
     assert capacity.everything or not holder or decider._evicts[0].stays
     leaves_unseen = capacity.workspace or any(evict.bypass for evict in decider._evicts)
     promised = {}  # expert -> slot, prefetched and its layer has not run yet
-    for step in steps(trace):
+    for step in window_of(policy, trace):
         decider.begin(step)
+        for number in range(step.drafted):
+            for copy in decider.foresee(step, number).prefetch:
+                assert copy.displaced not in promised, "a draft evicts what another pass has brought"
+                assert copy.displaced in (None, holder.get(copy.slot))
+                holder[copy.slot] = copy.expert
+                promised[copy.expert] = copy.slot
         for layer in range(trace.layers):
             before = set(holder.values())
             decision = decider.decide(step, layer)
@@ -95,7 +110,8 @@ def check_every_event(policy, trace, capacity):
             for copy in decision.prefetch:
                 last = decision.waves[-1].execute if decision.waves else []
                 assert copy.displaced not in last, "a prefetch evicts what the event still needs"
-                assert copy.displaced not in promised, "a prefetch evicts what another has brought"
+                if copy.displaced is None or copy.displaced // experts != layer:  # else the router has disowned it
+                    assert copy.displaced not in promised, "a prefetch evicts what another has brought"
                 assert copy.displaced in (None, holder.get(copy.slot))
                 assert copy.expert // experts > layer, "a prefetch comes before its layer"
                 holder[copy.slot] = copy.expert
@@ -132,7 +148,7 @@ def check_every_event(policy, trace, capacity):
 def test_slots_pins_and_accounts(policy, seed, shape, prompt):
     trace = scored_trace(14, *shape, prompt=prompt, seed=seed)
     trace = replace(trace, request=(np.arange(14) // 7).astype(np.uint32))
-    for capacity in capacities(trace):
+    for capacity in capacities(trace, policy):
         if parse(policy).spec.cache == "all":
             capacity = Capacity(trace.layers * trace.n_experts, everything=True)
         check_every_event(policy, trace, capacity)
@@ -163,7 +179,8 @@ def test_the_same_inputs_give_the_same_decisions(policy):
     trace = scored_trace(30, seed=5)
     capacity = Capacity(24, everything=True) if policy == "all-resident" else Capacity(6)
     first, second = (
-        [repr(each) for each in run_without_clock(decider_for(policy, trace, capacity), steps(trace))] for _ in range(2)
+        [repr(each) for each in run_without_clock(decider_for(policy, trace, capacity), window_of(policy, trace))]
+        for _ in range(2)
     )
     assert first == second
 

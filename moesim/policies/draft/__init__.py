@@ -1,0 +1,1 @@
+"""Rules of the role `draft`: one rule, one file."""
