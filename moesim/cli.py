@@ -54,6 +54,7 @@ def options(
 @app.command(epilog=examples(
     "moesim sweep configs/a6000.yaml",
     "moesim sweep configs/a6000.yaml --out /tmp/a6000 --workers 8",
+    "moesim sweep configs/a6000.yaml --cluster tcp://head-node:8786    # an existing Dask cluster: docs/sweeps.md",
     "Ctrl-C, then the same command again: continues and recomputes nothing.",
 ))
 def sweep(
@@ -63,6 +64,10 @@ def sweep(
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", min=1, help="Processes; by default one per CPU.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on the workers of a Dask scheduler: tcp://HOST:PORT, or its file."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -74,11 +79,13 @@ def sweep(
     from moesim.sweep import run_sweep
     from moesim.workers import usable_cpus
 
+    if cluster is not None and workers is not None:
+        raise ConfigError(f"--workers {workers}: a cluster has workers of its own; give --cluster or --workers")
     started = time.monotonic()
     asked = Sweep.load(config)
     folder = out or Path("runs") / asked.config.name
     with no_progress() if quiet else shown_progress("runs") as progress:
-        rows = run_sweep(asked, folder, workers or usable_cpus(), progress)
+        rows = run_sweep(asked, folder, workers or usable_cpus(), progress, cluster)
     page = write_report(folder)
     if not quiet:
         print_sweep(rows, page, time.monotonic() - started)

@@ -6,74 +6,50 @@ the order of the configuration.
 """
 
 import hashlib
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import moesim
+from moesim.code_hash import code_hash
 from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
-from moesim.policies.registry import ROLES, rules
 from moesim.quality.stored import beside
-from moesim.result import Value
-from moesim.run import RunConfig, prepare, run_hash, simulate
+from moesim.run import RunConfig, prepare, run_hash
 from moesim.sweep_folder import SweepFolder, claimed
+from moesim.sweep_tasks import Drawing, Drawn, Group, Lost, Row, Task, kin, split, work
 from moesim.window import Window, load_trace
 from moesim.workers import answers
 from moesim.yaml_file import line_of
 
-Row = dict[str, Value]
+if TYPE_CHECKING:
+    from moesim.cluster import Cluster
+
 Progress = Callable[[int, int], None]
 """Told how many runs are finished, of how many."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Runs that share their decisions."""
-
-    window: Window
-    runs: list[RunConfig]
-
-    @property
-    def cost(self) -> int:
-        """About how long it takes: deciding counts like two clocks, and an interval has three clocks."""
-        return 2 + sum(3 if run.interval else 1 for run in self.runs)
+class LostRunsError(InputError):
+    """Some runs were not made: each time, the process that made them died."""
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A timeline to draw, by name."""
-
-    name: str
-    run: RunConfig
-    layers: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A timeline that is ready to be written."""
-
-    name: str
-    content: dict[str, Any]
-
-
-def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress) -> list[Row]:
+def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress, cluster: str | None = None) -> list[Row]:
     """Run what is not finished yet and write results.parquet. Returns the rows in the order of the configuration.
 
+    With `cluster`, the address of a Dask scheduler, its workers do what `workers` processes here would.
     Interrupted, it writes the rows that there are, and the next call continues.
 
     Raises:
-        InputError: the configuration cannot be run, the folder belongs to another sweep or is in use, or a file
-            cannot be written. What was finished stays.
+        LostRunsError: workers died with some runs; all others are made and written.
+        InputError: the configuration cannot be run, the folder belongs to another sweep or is in use, a file cannot
+            be written, or the cluster cannot be used. What was finished stays.
     """
     windows = checked(sweep)
     drawings = [_drawing(excerpt, sweep, number) for number, excerpt in enumerate(sweep.timelines)]
-    with claimed(out, sweep.config.name, code_hash()) as folder:
+    with ExitStack() as held:
+        team = held.enter_context(_connected(cluster)) if cluster is not None else None
+        folder = held.enter_context(claimed(out, sweep.config.name, code_hash()))
         if not folder.described:
             folder.write_description(description(sweep))
         hashes = [run_hash(run) for run in sweep.runs]
@@ -83,13 +59,14 @@ def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress) -> list
         for run, name, window in zip(sweep.runs, hashes, windows, strict=True):
             if name not in rows:
                 groups.setdefault(window, []).append(run)
-        tasks: list[Group | Drawing] = [
-            *split([Group(window, runs) for window, runs in groups.items()], workers),
+        tasks: list[Task] = [
+            *split([Group(window, runs) for window, runs in groups.items()], team.workers if team else workers),
             *(drawing for drawing in drawings if not folder.has_timeline(drawing.name)),
         ]
         progress(len(rows), len(hashes))
+        lost = Lost()
         try:
-            with closing(answers(tasks, work, workers, kin)) as found:
+            with closing(_answers(tasks, workers, team, lost)) as found:
                 for answer in found:
                     if isinstance(answer, Drawn):
                         folder.write_timeline(answer.name, answer.content)
@@ -101,10 +78,29 @@ def run_sweep(sweep: Sweep, out: Path, workers: int, progress: Progress) -> list
             rows = folder.finished()  # the last may have been kept just before
             _write(sweep, folder, [rows[name] for name in hashes if name in rows])
             raise
-        ordered = [rows[name] for name in hashes]
+        ordered = [rows[name] for name in hashes if name in rows]
         folder.drop_other_timelines({drawing.name for drawing in drawings})
         _write(sweep, folder, ordered)
+    if lost.words:
+        raise LostRunsError(
+            f"{out}: {len(lost.words)} of {len(hashes)} runs not made, since workers died with them; the same command "
+            f"tries again, perhaps with fewer workers where memory was short: {'; '.join(lost.words)}"
+        )
     return ordered
+
+
+def _connected(address: str) -> "AbstractContextManager[Cluster]":
+    from moesim.cluster import connected  # Dask is an extra, and costs a second to import
+
+    return connected(address)
+
+
+def _answers(
+    tasks: list[Task], workers: int, team: "Cluster | None", lost: Lost
+) -> Generator[Row | Drawn, None, None]:
+    if team is None:
+        return answers(tasks, work, workers, kin, lost.rest)
+    return team.answers(tasks, lost)
 
 
 def checked(sweep: Sweep) -> list[Window]:
@@ -131,50 +127,6 @@ def _drawing(excerpt: Excerpt, sweep: Sweep, number: int) -> Drawing:
     readable = "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in excerpt.run.policy)
     exact = hashlib.sha256(f"{run_hash(excerpt.run)} {first} {last} {code_hash()}".encode()).hexdigest()
     return Drawing(f"{number}-{readable}-{exact[:8]}", excerpt.run, (first, last))
-
-
-def split(groups: list[Group], workers: int) -> list[Group]:
-    """The groups, longest first, cut where one would keep its worker busy long after the others have finished."""
-    limit = max(8, sum(group.cost for group in groups) // (4 * workers))
-    pieces = []
-    for group in groups:
-        count = min(len(group.runs), -(-group.cost // limit))
-        each = -(-len(group.runs) // count)
-        pieces += [Group(group.window, group.runs[at : at + each]) for at in range(0, len(group.runs), each)]
-    return sorted(pieces, key=lambda group: -group.cost)
-
-
-def kin(task: Group | Drawing) -> object:
-    """Tasks with equal kin share the offline optimum, which a worker keeps."""
-    if isinstance(task, Drawing):
-        return "drawing"
-    return task.window.path, task.window.stop, task.window.capacity
-
-
-def work(task: Group | Drawing) -> Iterator[Row | Drawn]:
-    """A worker's task."""
-    if isinstance(task, Drawing):
-        yield draw(task)
-        return
-    for run in task.runs:
-        yield simulate(run).row()
-
-
-def draw(drawing: Drawing) -> Drawn:
-    """Some layers of the last token of a run, with instants counted from where they begin."""
-    result = simulate(drawing.run, timeline=True)
-    assert result.timeline is not None, "it was asked for"
-    start, stop, slices = result.timeline.excerpt(*result.last_token_ns, *drawing.layers)
-    return Drawn(drawing.name, {
-        "name": drawing.run.policy,
-        "policy": drawing.run.policy,
-        "cache_fraction": result.values["cache_fraction"],
-        "context_tokens": result.values["context_tokens"],
-        "layers": list(drawing.layers),
-        "start_ns": start,
-        "end_ns": stop,
-        "slices": [asdict(each) for each in slices],
-    })
 
 
 def description(sweep: Sweep) -> dict[str, Any]:
@@ -211,17 +163,3 @@ def _quality(sweep: Sweep) -> dict[str, Any]:
 def _write(sweep: Sweep, folder: SweepFolder, rows: list[Row]) -> None:
     folder.write_results(rows)
     folder.write_description(description(sweep))
-
-
-@cache
-def code_hash() -> str:
-    """The hash of the code that makes rows, other packages' rules included: rows of changed code are made again."""
-    package = Path(moesim.__file__).parent
-    files = {str(file.relative_to(package)): file for file in package.rglob("*.py")}
-    for role in ROLES:
-        for rule in rules(role).values():
-            file = getattr(sys.modules[rule.__module__], "__file__", None)
-            if file is not None and package not in Path(file).parents:
-                files[rule.__module__] = Path(file)
-    digests = {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()}
-    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()[:16]

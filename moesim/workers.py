@@ -10,6 +10,7 @@ import signal
 import traceback
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -32,71 +33,105 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
+@dataclass
+class _Member:
+    """A worker process, what it has begun, and how far it is."""
+
+    process: BaseProcess
+    done: set[Hashable] = field(default_factory=set)
+    tasks: list[Any] = field(default_factory=list)
+    """The task at hand, or nothing."""
+    answered: int = 0
+
+    def death(self) -> str:
+        """What the system says of its end, once its pipe is closed."""
+        self.process.join()
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        return f"signal {-code}" + (", most likely for its memory" if code == -signal.SIGKILL else "")
+
+
 def answers(
     tasks: Sequence[Task],
     work: Callable[[Task], Iterable[Answer]],
     workers: int,
     kin: Callable[[Task], Hashable],
+    rest: Callable[[Task, int, str], Sequence[Task]] | None = None,
 ) -> Generator[Answer, None, None]:
     """Whatever `work` yields for every task, in the order in which it is ready.
 
     Tasks are handed out in the order given, except that a worker prefers kin of what it has done (it may have kept
     something that helps). With one worker, or one task, all is done in this process. Close the iterator to stop.
 
+    When a worker dies, `rest` is told its task, how many answers of it had arrived, and why; another worker does what
+    it returns, and all goes on.
+
     Raises:
         InputError: as `work` raised it.
-        LostWorkerError: a worker died.
+        LostWorkerError: a worker died and there is no `rest`, or it died before it had a task.
     """
     if workers == 1 or len(tasks) < 2:
         for task in tasks:
             yield from work(task)
         return
-    context = get_context("spawn")
     waiting = list(tasks)
-    team: dict[Connection, BaseProcess] = {}
-    done: dict[Connection, set[Hashable]] = {}
+    team = dict(_started(work) for _ in range(min(workers, len(tasks))))
     try:
-        for _ in range(min(workers, len(tasks))):
-            ours, theirs = context.Pipe()
-            process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
-            process.start()
-            theirs.close()
-            team[ours], done[ours] = process, set()
         while team:
             for connection in wait(list(team)):
                 assert isinstance(connection, Connection)
+                member = team[connection]
                 try:
                     kind, content = connection.recv()
                 except (EOFError, OSError):
-                    process = team[connection]
-                    process.join()
-                    raise LostWorkerError(
-                        f"a worker process died (exit code {process.exitcode}); what is finished is kept: "
-                        "run the same command again, with fewer --workers if memory was short"
-                    ) from None
+                    why = member.death()
+                    if rest is None or not member.tasks:
+                        raise LostWorkerError(
+                            f"a worker process died ({why}); what is finished is kept: "
+                            "run the same command again, with fewer --workers if memory was short"
+                        ) from None
+                    del team[connection]
+                    connection.close()
+                    waiting += rest(member.tasks[0], member.answered, why)
+                    if waiting:
+                        team.update([_started(work)])
+                    continue
                 if kind == "answer":
+                    member.answered += 1
                     yield content
                 elif kind == "failed":
                     raise content
                 elif waiting:
-                    task = waiting.pop(_choose([kin(each) for each in waiting], done, connection))
-                    done[connection].add(kin(task))
-                    connection.send(task)
+                    task = waiting.pop(_choose([kin(each) for each in waiting], member, team.values()))
+                    member.done.add(kin(task))
+                    member.tasks, member.answered = [task], 0
+                    with suppress(BrokenPipeError, ConnectionResetError):  # it has died; the next reading says so
+                        connection.send(task)
                 else:
                     connection.close()
-                    team.pop(connection).join()
+                    team.pop(connection).process.join()
     finally:
-        for process in team.values():
-            process.terminate()
-        for connection, process in team.items():
-            process.join()
+        for member in team.values():
+            member.process.terminate()
+        for connection, member in team.items():
+            member.process.join()
             connection.close()
 
 
-def _choose(kinds: list[Hashable], done: dict[Connection, set[Hashable]], connection: Connection) -> int:
+def _started(work: Callable[[Any], Iterable[Any]]) -> tuple[Connection, _Member]:
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process: BaseProcess = context.Process(target=_serve, args=(theirs, work), daemon=True)
+    process.start()
+    theirs.close()
+    return ours, _Member(process)
+
+
+def _choose(kinds: list[Hashable], member: _Member, team: Iterable[_Member]) -> int:
     """Which waiting task a worker takes: kin of its own, or else what nobody has begun, or else the first."""
-    others = set().union(*done.values())
-    own = (place for place, kind in enumerate(kinds) if kind in done[connection])
+    others = set().union(*(each.done for each in team))
+    own = (place for place, kind in enumerate(kinds) if kind in member.done)
     new = (place for place, kind in enumerate(kinds) if kind not in others)
     return next(own, next(new, 0))
 

@@ -54,3 +54,28 @@ def write_sweep(folder: Path, text: str = SWEEP, tokens: int = 60) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(dedent(text))
     return path
+
+DIES = '''
+import os, signal
+from moesim.policies.evict.fifo import FIFO
+
+class Dies(FIFO):
+    """First in, first out, until the first eviction: what the kernel does to a process that takes too much memory."""
+    def on_evict(self, expert):
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+LETHAL_SWEEP = """
+name: lethal
+trace: tiny.safetensors
+model: ./tiny.yaml
+hardware: rtx-a6000
+warmup_tokens: 10
+interval: false
+grids:
+  all:
+    policy: [lru, '{folder}/dies.py:Dies', fifo]
+    cache: 50%
+    context_tokens: 128
+  more: {{policy: lfu, cache: 50%}}
+"""
+"""The second of its four runs kills whoever makes it."""

@@ -19,10 +19,11 @@ from moesim.config import Sweep
 from moesim.errors import ConfigError, InputError
 from moesim.result import SCHEMA
 from moesim.run import RunConfig, run_hash, simulate
-from moesim.sweep import Group, run_sweep, split
+from moesim.sweep import LostRunsError, run_sweep
 from moesim.sweep_folder import SweepError
+from moesim.sweep_tasks import Group, split
 from moesim.workers import LostWorkerError, answers
-from tests.sweeps_for_tests import RUNS, SWEEP, write_sweep
+from tests.sweeps_for_tests import DIES, LETHAL_SWEEP, RUNS, SWEEP, write_sweep
 
 ENOUGH_TOKENS = 250
 """Of a trace whose sweep takes long enough to be killed in the middle."""
@@ -310,6 +311,25 @@ def test_a_full_disk_is_one_line_and_leaves_whole_files(undisturbed, tmp_path):
     assert (out / "results.parquet").read_bytes() == expected
 
 
+@pytest.mark.parametrize("policies", ["[lru, '{dies}', fifo]", "['{dies}', '{dies}[evict={dies}]', lru]"])
+def test_a_run_whose_worker_is_killed_for_its_memory_is_reported_and_the_rest_go_on(tmp_path, policies):
+    """One lethal run, or as many as there are workers."""
+    dies = f"{tmp_path}/dies.py:Dies"
+    (tmp_path / "dies.py").write_text(DIES)
+    text = LETHAL_SWEEP.format(folder=tmp_path).replace(f"[lru, '{dies}', fifo]", policies.format(dies=dies))
+    config, out = write_sweep(tmp_path, text), tmp_path / "out"
+    runs = Sweep.load(config).runs
+    lethal = [run for run in runs if "Dies" in run.policy]
+    with pytest.raises(LostRunsError) as error:
+        swept(config, out, workers=2)
+    words = str(error.value)
+    assert words.startswith(f"{out}: {len(lethal)} of 4 runs not made, since workers died with them")
+    assert words.count("(signal 9, most likely for its memory)") == len(lethal)
+    assert all(f"grids.all, policy {run.policy}, cache 0.5" in words for run in lethal)
+    table = pq.read_table(out / "results.parquet")
+    assert table["run_hash"].to_pylist() == [run_hash(run) for run in runs if run not in lethal]
+
+
 def test_groups_are_cut_only_where_one_would_hold_up_the_others():
     run = RunConfig(trace=Path("t"), model="m", hardware="h", policy="lru", interval=False)
     many = Group(None, [run] * 100)
@@ -364,6 +384,28 @@ def test_a_worker_that_dies_is_one_line():
     with pytest.raises(LostWorkerError, match=r"a worker process died \(exit code 7\)") as error:
         list(answers(range(6), dies, 2, kin=id))
     assert "\n" not in str(error.value)
+
+
+def dies_after_one(task):
+    """Counts down, and takes its process with it at three."""
+    while task:
+        if task == 3:
+            os._exit(7)
+        yield task
+        task -= 1
+
+
+def test_what_is_left_of_a_task_is_done_by_another_worker():
+    """Of 5, 4, (3), 2, 1 all but one arrive, and the task beside it too."""
+    told = []
+
+    def rest(task, answered, why):
+        told.append((task, answered, why))
+        return [task - answered - 1]
+
+    found = Counter(answers([5, 2, 3], dies_after_one, 2, kin=id, rest=rest))
+    assert found == Counter([5, 4, 2, 1, 2, 1, 2, 1])
+    assert sorted(told) == [(3, 0, "exit code 7"), (5, 2, "exit code 7")]
 
 
 def test_no_tasks_no_answers():
