@@ -73,7 +73,8 @@ class CpuDevice:
     def __init__(self, dense: CpuDense, host: HostExperts, slots: Slots, log_entries: int) -> None:
         self._dense, self._host, self._slots = dense, host, slots
         self.compute = CpuStream("compute")
-        self.copies = CpuStream("copies")
+        self.copies = self.prefetches = CpuStream("copies")
+        self.cancelled_bytes = 0
         self.runs: list[KernelRun] = []
         self.blocked: list[tuple[int, int]] = []
         self.link_busy_ns = 0

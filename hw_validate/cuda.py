@@ -36,7 +36,8 @@ class CudaGPU:
     def __init__(self, dense: DenseLayers, host: HostExperts, slots: Slots, log_entries: int) -> None:
         self._dense, self._host, self._slots = dense, host, slots
         self.compute = dense.stream
-        self.copies = torch.cuda.Stream()
+        self.copies = self.prefetches = torch.cuda.Stream()
+        self.cancelled_bytes = 0
         self._compute = self.compute.cuda_stream
         self.runs: list[KernelRun] = []
         self.blocked: list[tuple[int, int]] = []

@@ -11,7 +11,7 @@ from typing import Any
 from hw_validate.measurement import TIME_CLASSES, World
 from moesim.decide import Decision
 from moesim.devices.base import Device, KernelRun, Prepared
-from moesim.devices.simulated import SimulatedGPU, SimulatedStream
+from moesim.devices.simulated import Queue, SimulatedGPU, SimulatedStream
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import Step, steps
@@ -72,7 +72,7 @@ class _LoggedSimulatedGPU(SimulatedGPU):
         super().decided()
         self._event += 1
 
-    def copy(self, stream: SimulatedStream, expert: int, slot: int, size_bytes: int) -> int:
+    def copy(self, stream: Queue, expert: int, slot: int, size_bytes: int) -> int:
         self.holder[slot] = expert
         self.deeds.copies[self._event].append((expert, slot))
         return super().copy(stream, expert, slot, size_bytes)

@@ -221,12 +221,11 @@ class Decider:
         slot_of = pool.slot_of
         present = [expert for expert in accesses if expert in slot_of]
         missing = [] if len(present) == len(accesses) else [e for e in accesses if e not in slot_of]
-        streamed = self._streams and streams_whole_layers(step, self.experts)
+        streamed = self._streamed(step)
         if self._prefetch_learns:
             policy.prefetch.on_event(step, layer)
         asks = not streamed and policy.prefetch.asks(step, layer)
-        # With the whole layer resident the kernels look their experts up on the GPU: the host need not know them.
-        needs_true_ids = policy.route.reads_router(step, layer) and not (self.capacity.everything or streamed)
+        needs_true_ids = self.needs_true_ids(step, layer)
         decision = Decision(layer, [], [], needs_true_ids or asks, needs_true_ids)
         self._classify(decision, accesses, missing)
         self._seen.update(accesses)
@@ -277,6 +276,34 @@ class Decider:
         if self._waiting:
             self._prefetch_waiting(decision, layer)
         return decision
+
+    def needs_true_ids(self, step: Step, layer: int) -> bool:
+        """Whether the host must know what the router of this layer chose."""
+        # With the whole layer resident the kernels look their experts up on the GPU: the host need not know them.
+        reads = self.policy.route.reads_router(step, layer)
+        return reads and not (self.capacity.everything or self._streamed(step))
+
+    def _streamed(self, step: Step) -> bool:
+        return self._streams and streams_whole_layers(step, self.experts)
+
+    def foreseen(self, layer: int) -> set[int]:
+        """Whom prefetches of this pass copied for a layer that has not had its turn."""
+        return set(self._foreseen[layer])
+
+    def take_back(self, layer: int, experts: Iterable[int]) -> list[int]:
+        """Copies of foreseen experts that were never made: their slots are free again, and returned.
+
+        An expert that has lost its slot since has none to give.
+        """
+        pool, slots = self._pool_of[layer], []
+        for expert in experts:
+            self._foreseen[layer].discard(expert)
+            self._pinned_for[layer].discard(expert)
+            pool.pinned.discard(expert)
+            if expert in pool.slot_of:
+                slots.append(pool.slot_of[expert])
+                pool.drop(expert)
+        return slots
 
     def _send_to_cpu(self, decision: Decision, step: Step, missing: list[int]) -> None:
         """Ask whom the CPU executes; results that may come late are computed last."""

@@ -5,6 +5,7 @@ Both give the same row to the nanosecond, but for its column `device`, which say
 
 from typing import Literal
 
+from moesim.devices.copy_queues import SimulatedGPUWithCopyThread
 from moesim.devices.fast import FastGPU
 from moesim.devices.simulated import SimulatedGPU
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
@@ -27,6 +28,8 @@ def why_not_fast(policy: Policy, engine: EngineSpec, *, draws: bool) -> str | No
         return "a timeline is drawn by the simulated device"
     if policy.uses_cpu:
         return f"policy {policy.name} executes experts on the CPU, which share the host's memory with the copies"
+    if engine.copy_thread is not None:
+        return f"engine {engine.name} keeps its copies in software queues"
     return None
 
 
@@ -49,4 +52,6 @@ def new_device(
     """A device at instant 0."""
     if with_cpu:
         return SimulatedGPUAndCPU(hardware, engine, timeline)
-    return FastGPU(hardware, engine) if chosen == "fast" else SimulatedGPU(hardware, engine, timeline)
+    if chosen == "fast":
+        return FastGPU(hardware, engine)
+    return (SimulatedGPU if engine.copy_thread is None else SimulatedGPUWithCopyThread)(hardware, engine, timeline)

@@ -29,6 +29,19 @@ class Launches(BaseModel):
     head: int = Field(ge=1)
 
 
+class CopyThreadSpec(BaseModel):
+    """A thread on the host that submits copies in chunks, `copies_per_expert` of them (devices/copy_queues.py)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    queues: Literal[1, 2]
+    """2: what is demanded goes before what is foreseen, at the end of a chunk; 1: first come, first served."""
+    submitted_ahead: int = Field(ge=1, le=1024)
+    """Chunks at the engine at most: what is there is overtaken by nothing."""
+    drops_unstarted: bool = False
+    """When a layer's router has spoken, guesses for it whose copies have not begun are dropped."""
+
+
 class EngineSpec(BaseModel):
     """What configs/engines/NAME.yaml may say."""
 
@@ -47,8 +60,15 @@ class EngineSpec(BaseModel):
     prefill: Literal["stream", "demand"] = "stream"
     """`stream`: a prefill that needs most experts copies whole layers, one ahead; `demand`: what the router chose."""
     launches: Launches
+    copy_thread: CopyThreadSpec | None = None
+    """None: the loop itself submits every copy at once, and nothing overtakes."""
     last_layer_reused: bool = False
     """The public branch's bug: in decode a prefetched last layer is never loaded anew."""
+
+    @property
+    def drops_guesses(self) -> bool:
+        """Whether what is resident depends on how far the copies have come, and so on the clock."""
+        return self.copy_thread is not None and self.copy_thread.drops_unstarted
 
     @classmethod
     def load(cls, name_or_path: str) -> "EngineSpec":

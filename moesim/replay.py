@@ -20,6 +20,7 @@ from moesim.draft.passes import DraftPasses
 from moesim.engine import EngineSpec
 from moesim.events import DECODE, Step
 from moesim.kernels import Kernels
+from moesim.late_guesses import LateGuesses
 from moesim.model import ModelSpec
 from moesim.token_time import TokenTime, named_sum
 
@@ -53,6 +54,10 @@ class StepOutcome:
     """What each pass of a draft decided before the step."""
     draft_ns: int = 0
     """How long the draft's kernels ran, out of the step's time."""
+    cancelled_bytes: int = 0
+    """Of copies taken back meanwhile, now or earlier decided."""
+    guesses_dropped: int = 0
+    """Prefetches taken back whole because their layer's router spoke first."""
 
 
 class Replay:
@@ -71,11 +76,13 @@ class Replay:
         predictor: str | None = None,
         cpu: CpuExperts | None = None,
         draft: ModelSpec | None = None,
+        late: LateGuesses | None = None,
     ) -> None:
         """`predictor` names the ranking that is executed in events for which the router was not asked.
 
         `cpu` is needed where decisions have experts executed on the CPU; `draft` is the model that decodes ahead of
-        steps that verify drafts.
+        steps that verify drafts. With `late` prefetches that have not begun when their layer's router speaks are
+        dropped.
         """
         self._window = window
         self._decisions = decisions
@@ -85,6 +92,7 @@ class Replay:
         self._context_tokens = context_tokens
         self._predictor = predictor
         self._cpu = cpu
+        self._late = late
         self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
         self._kernels = Kernels(device, model, engine)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
@@ -101,14 +109,16 @@ class Replay:
         self._read_by = [0] * slots
         self._launched = 0
         self._complete = 0
-        """Expert kernels that the host knows to be complete, or that the copy stream waits for."""
+        """Expert kernels that the host knows to be complete."""
+        self._waited_for = {device.copies: 0, device.prefetches: 0}
+        """Expert kernels that a stream of copies waits for."""
         self._foreseen_runs: list[tuple[KernelRun, Event, int]] = []
         self._copies = 0
 
     def program(self) -> Generator[Any, None, None]:
         """The host thread, from the first step to the last."""
         device = self._device
-        begin = link_busy = 0
+        begin = link_busy = cancelled = 0
         for step in self._window:
             if step.not_before_ns > begin:
                 begin = device.idle_until(step.not_before_ns)
@@ -125,6 +135,10 @@ class Replay:
             on_cpu = sum(until - since for since, until in self._cpu_runs)
             draft_ns = sum(run.busy_ns for run in device.runs[: self._draft_launches])
             link_busy, link_was_busy = device.link_busy_ns, link_busy
+            taken_back, cancelled = device.cancelled_bytes - cancelled, device.cancelled_bytes
+            dropped = 0
+            if self._late is not None:
+                dropped, self._late.dropped = self._late.dropped, 0
             device.runs.clear()
             device.blocked.clear()
             self._cpu_runs.clear()
@@ -132,7 +146,7 @@ class Replay:
             self._observe(
                 StepOutcome(
                     step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu,
-                    self._drafts, draft_ns,
+                    self._drafts, draft_ns, taken_back, dropped,
                 )
             )
             begin = end
@@ -155,11 +169,16 @@ class Replay:
                 continue
             device.launch(device.compute, kernels.attention(layer, tokens, context, sequences))
             device.launch(device.compute, kernels.router(layer, tokens))
+            ids_read = self._late is not None and self._late.concerns(step, layer)
+            if ids_read:
+                yield from self._drop_guesses(layer)
             decision = decisions.decide(step, layer)
             ids_known = self._engine.read_back == "overlapped" and not (decision.needs_true_ids or decision.on_cpu)
-            if decision.reads_router and not ids_known:
+            if decision.reads_router and not (ids_known or ids_read):
                 yield from self._read_ids()
             device.decided()
+            if self._late is not None:
+                self._late.hasten(decision)
             if self._cpu is not None:
                 self._cpu.execute(step, decision, None if decision.needs_true_ids else self._predictor)
             waves = decision.waves
@@ -200,6 +219,13 @@ class Replay:
     def _copy_foreseen(self, copies: list[Copy]) -> None:
         self._copy(copies, foreseen=True)
 
+    def _drop_guesses(self, layer: int) -> Generator[Any, None, None]:
+        """The router has spoken: forget the layer's guesses that have not begun."""
+        assert self._late is not None
+        yield from self._read_ids()
+        for slot in (yield from self._late.drop(layer)):
+            self._arrival[slot] = None
+
     def _copy(self, copies: list[Copy], reused: bool = False, foreseen: bool = False) -> None:
         """Enqueue copies in order, behind whatever still reads their slots.
 
@@ -208,25 +234,27 @@ class Replay:
         if not copies or reused:
             return
         device = self._device
+        stream = device.prefetches if foreseen else device.copies
         each = self._engine.start == "each"
         issued = None
         group: list[int] = []
         for copy in copies:
-            if self._read_by[copy.slot] > self._complete:  # write after read
-                device.wait(device.copies, device.record(device.compute))
-                self._complete = self._launched
-            enqueued = device.copy(device.copies, copy.expert, copy.slot, self._expert_bytes)
+            reader = self._read_by[copy.slot]
+            if reader > self._complete and reader > self._waited_for[stream]:  # write after read
+                device.wait(stream, device.record(device.compute))
+                self._waited_for[stream] = self._launched
+            enqueued = device.copy(stream, copy.expert, copy.slot, self._expert_bytes)
             self._copies += 1
             issued = enqueued if issued is None else issued
             group.append(copy.slot)
             if each:
-                self._arrive(group, issued, foreseen)
+                self._arrive(stream, group, issued, foreseen)
                 issued, group = None, []
         if group:
-            self._arrive(group, issued, foreseen)
+            self._arrive(stream, group, issued, foreseen)
 
-    def _arrive(self, slots: list[int], issued_ns: int | None, foreseen: bool) -> None:
-        event = self._device.record(self._device.copies, issued_ns)
+    def _arrive(self, stream: Any, slots: list[int], issued_ns: int | None, foreseen: bool) -> None:
+        event = self._device.record(stream, issued_ns)
         event.foreseen = foreseen
         for slot in slots:
             self._arrival[slot] = event
@@ -241,12 +269,18 @@ class Replay:
         for place, slot in enumerate(wave.slots):
             event = self._arrival[slot]
             (here if event is None or event.waited else to_come).append(place)
+        if self._engine.copy_thread is not None:  # whoever is under way arrives before whoever is missing
+            to_come.sort(key=lambda place: not self._foreseen_in(wave.slots[place]))
         groups = ([here] if here else []) + [[place] for place in to_come]
         for places in groups:
             self._launch_experts(
                 step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places],
                 predictor,
             )
+
+    def _foreseen_in(self, slot: int) -> bool:
+        event = self._arrival[slot]
+        return event is not None and event.foreseen
 
     def _launch_experts(
         self, step: Step, layer: int, experts: list[int], slots: list[int], predictor: str | None

@@ -122,6 +122,8 @@ SCHEMA = pa.schema(
         pa.field("prefetches_useful", pa.int64()),
         pa.field("prefetches_late", pa.int64()),
         pa.field("prefetches_dropped", pa.int64()),
+        pa.field("prefetches_taken_back", pa.int64()),
+        pa.field("cancelled_bytes", pa.int64()),
         pa.field("prefetch_precision", pa.float64()),
         pa.field("prefetch_recall", pa.float64()),
         pa.field("prefetch_wasted_bytes", pa.int64()),
@@ -172,6 +174,8 @@ class Phase:
     prefetches: int = 0
     prefetches_late: int = 0
     prefetches_dropped: int = 0
+    prefetches_taken_back: int = 0
+    cancelled_bytes: int = 0
     prefetches_unused: int = 0
     weight: float = 0.0
     weight_executed: float = 0.0
@@ -199,6 +203,8 @@ class Phase:
         self.host_blocked_ns += outcome.host_blocked_ns
         self.cpu_busy_ns += outcome.cpu_busy_ns
         self.prefetches_late += outcome.late_prefetches
+        self.prefetches_taken_back += outcome.guesses_dropped
+        self.cancelled_bytes += outcome.cancelled_bytes
         for decision in outcome.decisions:
             self.hits += decision.hits
             self.hits_by_prefetch += decision.hits_by_prefetch
@@ -273,7 +279,7 @@ class Tally:
         decode, prefill = self.decode, self.prefill
         time = decode.time
         each = np.repeat(np.asarray(decode.token_ns, dtype=np.float64), decode.step_tokens)
-        bytes_copied = decode.copies * expert_bytes
+        bytes_copied = decode.copies * expert_bytes - decode.cancelled_bytes
         useful = decode.hits_by_prefetch
         asked = decode.hits + decode.misses.total()
 
@@ -329,12 +335,14 @@ class Tally:
             "prefetches_useful": useful,
             "prefetches_late": decode.prefetches_late,
             "prefetches_dropped": decode.prefetches_dropped,
+            "prefetches_taken_back": decode.prefetches_taken_back,
+            "cancelled_bytes": decode.cancelled_bytes,
             "prefetch_precision": _share(useful, useful + decode.prefetches_unused),
             "prefetch_recall": _share(useful, useful + decode.misses.total()) if decode.prefetches else None,
             "prefetch_wasted_bytes": decode.prefetches_unused * expert_bytes,
             "prefill_hits": prefill.hits,
             "prefill_misses": prefill.misses.total(),
-            "prefill_bytes_copied": prefill.copies * expert_bytes,
+            "prefill_bytes_copied": prefill.copies * expert_bytes - prefill.cancelled_bytes,
         }
 
 

@@ -22,12 +22,14 @@ from moesim.compiled.run import CompiledRun, is_compiled
 from moesim.cpu_experts import CpuExperts
 from moesim.decide import Capacity
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
+from moesim.devices.copy_queues import SimulatedGPUWithCopyThread
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
 from moesim.draft.costs import cycle_costs
 from moesim.draft.plan import governed_lengths
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
 from moesim.hardware import Hardware, HardwareSpec
+from moesim.late_guesses import LateGuesses
 from moesim.machine_costs import costs_of, largest_step
 from moesim.model import ModelSpec
 from moesim.policies.composition import Policy, parse
@@ -218,6 +220,11 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     costs = None
     if policy.uses_cpu:
         hardware.check_cpu(f"policy {policy.name} executes experts on the CPU")
+        if engine.copy_thread is not None:
+            raise ConfigError(
+                f"engine {engine.name}: its copies wait in software queues, which are not simulated beside experts on"
+                f" the CPU ({policy.name})"
+            )
     if policy.on_miss.weighs_costs:
         most = max(largest_step(config.trace, stop, config.stream), policy.draft.longest + 1)
         costs = costs_of(hardware.at("centre"), engine, model, most)
@@ -272,17 +279,24 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             compiled.run()
             sources.update(compiled.kernel_sources)
             return tally, None
-        recorded = window.stop <= RECORDED_TOKENS and not window.clocked
-        decisions: Decisions = Recorded(recorded_decisions(window)) if recorded else window.decider()
+        decider = None
+        if window.stop > RECORDED_TOKENS or window.clocked or run.engine.drops_guesses:
+            decider = window.decider()
+        decisions: Decisions = decider or Recorded(recorded_decisions(window))
         scheduler = None if run.serving is None else run.serving.scheduler(tally.observe)
         device = new_device(run.device, hardware, run.engine, drawn, with_cpu=policy.uses_cpu)
         cpu = CpuExperts(device, model) if isinstance(device, SimulatedGPUAndCPU) else None
         stretch = window.steps() if scheduler is None else scheduler.steps()
         observe = tally.observe if scheduler is None else scheduler.observe
         draft = model.with_experts_in(policy.draft.precision) if policy.draft.longest else None
+        late = None
+        if run.engine.drops_guesses:
+            assert decider is not None
+            assert isinstance(device, SimulatedGPUWithCopyThread)
+            late = LateGuesses(decider, device)
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor, cpu, draft,
+            policy.executed_predictor, cpu, draft, late,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)
@@ -316,7 +330,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "lossless": policy.lossless,
         "bound": policy.spec.bound,
         "open_loop": policy.open_loop,
-        "clocked": window.clocked,
+        "clocked": window.clocked or run.engine.drops_guesses,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
         "slots": 0 if window.capacity.workspace else slots,

@@ -21,8 +21,8 @@ TOKENS = 24
 class _NoDevice:
     """A device that does nothing, at once: what is left is the loop."""
 
-    compute = copies = None
-    link_busy_ns = 0
+    compute = copies = prefetches = None
+    link_busy_ns = cancelled_bytes = 0
 
     def __init__(self) -> None:
         self.runs: list[KernelRun] = []

@@ -5,7 +5,7 @@ by (SimPy events, or nothing at all). What was enqueued on one stream runs in th
 nanoseconds since the start of the run and are filled in as the work completes.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -65,6 +65,8 @@ class Device(Protocol[StreamType]):
 
     compute: StreamType
     copies: StreamType
+    prefetches: StreamType
+    """For copies of what is foreseen: a queue of its own where the engine keeps two, else `copies` itself."""
 
     runs: list[KernelRun]
     """Kernels in order of launch, since the loop last cleared it at the end of a step."""
@@ -74,6 +76,10 @@ class Device(Protocol[StreamType]):
     @property
     def link_busy_ns(self) -> int:
         """How long the copy engine has been at work."""
+
+    @property
+    def cancelled_bytes(self) -> int:
+        """Of copies that were enqueued and taken back, so far."""
 
     def prepare(self, name: str, kind: KernelClass, layer: int, kernel: Kernel, launches: int) -> Prepared:
         """Make a kernel group ready to launch."""
@@ -98,6 +104,16 @@ class Device(Protocol[StreamType]):
 
     def read_back(self, event: Event) -> Generator[Any, None, int]:
         """Block the host until the event has completed and its few bytes are on the host; returns that instant."""
+
+
+class DeviceWithCopyQueues(Device[StreamType], Protocol[StreamType]):
+    """A machine whose copies wait in software, from where they can be taken back."""
+
+    def drop_unstarted(self, experts: Collection[int]) -> Generator[Any, None, list[int]]:
+        """Take back those copies of `experts` in `prefetches` that have not begun by now; returns whose they were."""
+
+    def hasten(self, experts: Collection[int]) -> None:
+        """Bring a copy of one of `experts` that has begun in `prefetches` to its end before any other begins."""
 
 
 class DeviceWithCpu(Device[StreamType], Protocol[StreamType]):

@@ -48,7 +48,8 @@ class FastGPU:
         self.kernel_sources: set[str] = set()
         """Where kernel times came from: `measured`, `roofline`, or both."""
         self.compute = FastStream()
-        self.copies = FastStream()
+        self.copies = self.prefetches = FastStream()
+        self.cancelled_bytes = 0
         self._hardware = hardware
         self._mode = engine.mode
         self.captured = {

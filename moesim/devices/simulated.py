@@ -17,7 +17,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import floor
-from typing import Any
+from typing import Any, Protocol
 
 import simpy
 
@@ -46,6 +46,12 @@ class Operation:
     """On the wire, without the start-up: one per piece of a copy."""
     work: Generator[Any, None, None] | None = None
     """Of a WORK: whatever it waits by, and then it is done."""
+
+
+class Queue(Protocol):
+    """Whatever takes operations in order."""
+
+    def push(self, operation: Operation) -> None: ...
 
 
 class CopyEngine:
@@ -223,7 +229,8 @@ class SimulatedGPU:
         self._pieces = engine.copies_per_expert
         self._pieces_ns: dict[int, tuple[int, ...]] = {}
         self.compute = SimulatedStream(self, "compute")
-        self.copies = SimulatedStream(self, "copies")
+        self.copies: Queue = SimulatedStream(self, "copies")
+        self.prefetches: Queue = self.copies
 
     def run(self, program: Generator[Any, None, None]) -> None:
         """Run a program of the host thread to its end."""
@@ -257,7 +264,7 @@ class SimulatedGPU:
             self._timeline.add("host", f"launch {prepared.name}", begin, last, prepared.layer)
         return run
 
-    def copy(self, stream: SimulatedStream, expert: int, slot: int, size_bytes: int) -> int:
+    def copy(self, stream: Queue, expert: int, slot: int, size_bytes: int) -> int:
         begin = self.host_now_ns
         first = begin + self.hardware.enqueue_copy_ns
         self.host_now_ns = last = begin + self._pieces * self.hardware.enqueue_copy_ns
@@ -278,13 +285,13 @@ class SimulatedGPU:
         self._pieces_ns[size_bytes] = pieces
         return pieces
 
-    def record(self, stream: SimulatedStream, issued_ns: int | None = None) -> Event:
+    def record(self, stream: Queue, issued_ns: int | None = None) -> Event:
         self.host_now_ns += self.hardware.record_event_ns
         event = Event(issued_ns=issued_ns)
         stream.push(Operation(RECORD, self.host_now_ns, self.host_now_ns, event=event))
         return event
 
-    def wait(self, stream: SimulatedStream, event: Event) -> None:
+    def wait(self, stream: Queue, event: Event) -> None:
         self.host_now_ns += self.hardware.wait_event_ns
         stream.push(Operation(WAIT, self.host_now_ns, self.host_now_ns, event=event))
 
@@ -311,6 +318,11 @@ class SimulatedGPU:
         changes = self._captured[kind] and not self._captured[self._last_kind]
         self._last_kind = kind
         return max(0, self.hardware.switch_ns - idle_ns) if changes else 0
+
+    @property
+    def cancelled_bytes(self) -> int:
+        """Nothing is taken back from a stream."""
+        return 0
 
     @property
     def link_busy_ns(self) -> int:

@@ -1,0 +1,244 @@
+"""Software queues above the FIFO copy engine: the only place where a demanded expert can overtake a guess.
+
+The engine serves what was submitted to it in that order (measured, docs/design.md). So a thread of its own on the
+host, beside the one that runs the loop, keeps what is still to be copied and submits little of it at a time:
+
+- two queues, demand before guesses (or one, for comparison), each in order: a record or a wait in a queue holds back
+  only what is behind it in the same queue;
+- every expert in chunks, and never more than `submitted_ahead` of them at the engine: what is demanded overtakes at
+  the end of a chunk, and never those that are submitted already;
+- each submission costs this thread `enqueue_copy_ns`; handing a copy over costs the loop nothing but its record.
+
+A copy into a slot for which an older one still waits in the other queue takes its place: nobody reads that any more,
+and it must not write into the slot afterwards. What is at the engine already ends before, because the engine is FIFO.
+"""
+
+from collections import deque
+from collections.abc import Collection, Generator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from moesim.devices.base import Event
+from moesim.devices.simulated import COPY, RECORD, Operation, Queue, SimulatedGPU, SimulatedStream
+from moesim.engine import EngineSpec
+from moesim.hardware import Hardware, nearest_ns
+from moesim.timeline import Timeline
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One expert to copy. `number` counts jobs in the order in which the loop handed them over."""
+
+    number: int
+    first_ns: int
+    expert: int
+    slot: int
+    chunks_bytes: tuple[int, ...]
+    submitted: int = 0
+    """Chunks at the engine, or being submitted."""
+    urgent: bool = False
+    """Begun as a guess, and needed now: goes before demand."""
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """At the engine until `arrived.completed_ns`; `records` complete with it."""
+
+    arrived: Event
+    records: list[Event] = field(default_factory=list)
+
+
+class CopyQueue:
+    """What the loop has handed over, in order."""
+
+    def __init__(self, thread: "CopyThread") -> None:
+        self.line: deque[Job | Operation] = deque()
+        self.last: Chunk | None = None
+        """The last chunk that left this queue."""
+        self._thread = thread
+        self._free_ns = 0
+        """No sooner, since an event that was waited for tells so late."""
+        self._held = False
+        self._alarm_ns = -1
+
+    def push(self, operation: "Job | Operation") -> None:
+        """Hand over; wakes the thread if it had nothing to do."""
+        self.line.append(operation)
+        self._thread.rouse()
+
+    def ready(self, now: int) -> Job | None:
+        """The job at the head if it may start now, once the records and waits before it are through."""
+        while self.line:
+            head = self.line[0]
+            may_ns = max(head.first_ns, self._free_ns)
+            if may_ns > now:
+                if self._alarm_ns != may_ns:
+                    self._alarm_ns = may_ns
+                    self._thread.rouse_in(may_ns - now)
+                return None
+            if isinstance(head, Job):
+                return head
+            event = head.event
+            assert event is not None
+            if head.what == RECORD:
+                if self.last is None or self.last.arrived.completed_ns is not None:
+                    complete(event, now)
+                else:
+                    self.last.records.append(event)
+            elif event.completed_ns is None:
+                if not self._held:
+                    self._held = True
+                    self._thread.rouse_with(event)
+                return None
+            elif self._held:
+                self._held = False
+                self._free_ns = event.completed_ns + self._thread.event_latency_ns
+            self.line.popleft()
+        return None
+
+
+class CopyThread:
+    """The host thread that submits chunks, as a SimPy process."""
+
+    def __init__(self, device: SimulatedGPU, link: SimulatedStream, queues: int, submitted_ahead: int) -> None:
+        self.queues = [CopyQueue(self) for _ in range(queues)]
+        self.event_latency_ns = device.event_latency_ns
+        self.cancelled_bytes = 0
+        self._device = device
+        self._environment = device.environment
+        self._link = link
+        self._most = submitted_ahead
+        self._under_way = 0
+        self._sleep: Any = None
+        device.environment.process(self._run())
+
+    def rouse(self, _: Any = None) -> None:
+        """Something may have changed."""
+        if self._sleep is not None:
+            self._sleep.succeed()
+            self._sleep = None
+
+    def rouse_in(self, delay_ns: int) -> None:
+        """Look again in so long."""
+        self._environment.timeout(delay_ns).callbacks.append(self.rouse)
+
+    def rouse_with(self, event: Event) -> None:
+        """Look again when an event completes."""
+        if event.signal is None:
+            event.signal = self._environment.event()
+        event.signal.callbacks.append(self.rouse)
+
+    def drop_unstarted(self, experts: Collection[int]) -> list[int]:
+        """Take guesses that have not begun out of their queue; returns those that were."""
+        guesses = self.queues[-1]
+        found = [job for job in guesses.line if isinstance(job, Job) and not job.submitted and job.expert in experts]
+        for job in found:
+            self._cancel(guesses, job)
+        return [job.expert for job in found]
+
+    def hasten(self, experts: Collection[int]) -> None:
+        """A guess that has begun and is needed now is brought to its end before anything else begins."""
+        head = self.queues[-1].line[0] if self.queues[-1].line else None
+        if isinstance(head, Job) and head.submitted and head.expert in experts:
+            head.urgent = True
+
+    def _run(self) -> Generator[Any, None, None]:
+        environment, enqueue_ns = self._environment, self._device.hardware.enqueue_copy_ns
+        while True:
+            now = int(environment.now)
+            heads = [queue.ready(now) for queue in self.queues]  # of both, so that records in either complete
+            place = self._choose(heads) if self._under_way < self._most else None
+            if place is None:
+                self._sleep = environment.event()
+                yield self._sleep
+                continue
+            queue, job = self.queues[place], heads[place]
+            assert job is not None
+            if not job.submitted:
+                self._supersede(job)
+            size_bytes = job.chunks_bytes[job.submitted]
+            job.submitted += 1
+            if job.submitted == len(job.chunks_bytes):
+                queue.line.popleft()
+            yield environment.timeout(enqueue_ns)
+            self._submit(queue, job.expert, size_bytes)
+
+    @staticmethod
+    def _choose(heads: list[Job | None]) -> int | None:
+        """Which queue's turn it is."""
+        last = heads[-1]
+        if last is not None and last.urgent:
+            return len(heads) - 1
+        return next((place for place, head in enumerate(heads) if head is not None), None)
+
+    def _supersede(self, job: Job) -> None:
+        for queue in self.queues:
+            for older in [each for each in queue.line if isinstance(each, Job)]:
+                if older.slot == job.slot and older.number < job.number:
+                    self._cancel(queue, older)
+
+    def _cancel(self, queue: CopyQueue, job: Job) -> None:
+        queue.line.remove(job)
+        self.cancelled_bytes += sum(job.chunks_bytes[job.submitted :])
+
+    def _submit(self, queue: CopyQueue, expert: int, size_bytes: int) -> None:
+        now, hardware = int(self._environment.now), self._device.hardware
+        wire_ns = hardware.copy_descriptor_ns + nearest_ns(size_bytes * 1_000_000_000 / hardware.link_bytes_per_s)
+        chunk = Chunk(Event(signal=self._environment.event()))
+        chunk.arrived.signal.callbacks.append(lambda _: self._arrived(chunk))
+        self._link.push(Operation(COPY, now, now, expert=expert, pieces_ns=(wire_ns,)))
+        self._link.push(Operation(RECORD, now, now, event=chunk.arrived))
+        self._under_way += 1
+        queue.last = chunk
+
+    def _arrived(self, chunk: Chunk) -> None:
+        self._under_way -= 1
+        for record in chunk.records:
+            complete(record, int(self._environment.now))
+        self.rouse()
+
+
+def complete(event: Event, now: int) -> None:
+    """An event happens."""
+    event.completed_ns = now
+    if event.signal is not None:
+        event.signal.succeed()
+
+
+class SimulatedGPUWithCopyThread(SimulatedGPU):
+    """Implements `moesim.devices.base.DeviceWithCopyQueues`."""
+
+    def __init__(self, hardware: Hardware, engine: EngineSpec, timeline: Timeline | None = None) -> None:
+        super().__init__(hardware, engine, timeline)
+        spec = engine.copy_thread
+        assert spec is not None, "an engine without a copy thread is a plain SimulatedGPU"
+        self._link = SimulatedStream(self, "copies")
+        self._thread = CopyThread(self, self._link, spec.queues, spec.submitted_ahead)
+        self.copies, self.prefetches = self._thread.queues[0], self._thread.queues[-1]
+        self._jobs = 0
+
+    @property
+    def cancelled_bytes(self) -> int:
+        """Of copies that were handed over and never made, or not to their end."""
+        return self._thread.cancelled_bytes
+
+    def copy(self, stream: Queue, expert: int, slot: int, size_bytes: int) -> int:
+        """Hand over the copy of one expert; returns when."""
+        assert isinstance(stream, CopyQueue)
+        ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
+        self._jobs += 1
+        chunks = tuple(end - start for start, end in pairwise(ends))
+        stream.push(Job(self._jobs, self.host_now_ns, expert, slot, chunks))
+        return self.host_now_ns
+
+    def drop_unstarted(self, experts: Collection[int]) -> Generator[Any, None, list[int]]:
+        """Let the simulation come up with the host, which looks into the queue: the answer depends on the clock."""
+        behind_ns = self.host_now_ns - int(self.environment.now)
+        if behind_ns > 0:
+            yield self.environment.timeout(behind_ns)
+        return self._thread.drop_unstarted(experts)
+
+    def hasten(self, experts: Collection[int]) -> None:
+        """Bring a guess of these that has begun to its end before anything else begins."""
+        self._thread.hasten(experts)
