@@ -94,6 +94,7 @@ SCHEMA = pa.schema(
         # under load: only for a stream of requests
         pa.field("requests_measured", pa.int64()),
         pa.field("requests_finished", pa.int64()),
+        pa.field("arrived_per_s", pa.float64()),
         pa.field("requests_per_s", pa.float64()),
         pa.field("output_tokens_per_s", pa.float64()),
         *(

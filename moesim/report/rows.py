@@ -49,7 +49,7 @@ class Results:
         """The grid with most policies on one machine, model, trace and context: what the first figures show."""
         best: list[Row] = []
         for name in dict.fromkeys(row["grid"] for row in self.rows):
-            setting = [tuple(row[key] for key in (*SETTING, "arrivals_per_s")) for row in self.grid(name)]
+            setting = [tuple(row[key] for key in (*SETTING, "arrived_per_s")) for row in self.grid(name)]
             common = Counter(setting).most_common(1)[0][0]
             rows = [row for row, each in zip(self.grid(name), setting, strict=True) if each == common]
             if len({row["policy"] for row in rows}) > len({row["policy"] for row in best}):
@@ -75,10 +75,10 @@ class Results:
 
     @property
     def load_grid(self) -> list[Row]:
-        """The rows of the first grid that varies the rate of arrivals, if there is one."""
+        """The rows of the first grid that varies how fast requests come, if there is one."""
         for name in dict.fromkeys(row["grid"] for row in self.rows):
-            rows = [row for row in self.grid(name) if row["arrivals_per_s"] is not None]
-            if len({row["arrivals_per_s"] for row in rows}) > 1:
+            rows = [row for row in self.grid(name) if row["arrived_per_s"] is not None]
+            if len({row["arrived_per_s"] for row in rows}) > 1:
                 return [row for row in rows if all(row[key] == rows[0][key] for key in (*SETTING, "max_batch"))]
         return []
 

@@ -40,6 +40,7 @@ class Latency:
     def __init__(self, requests: Sequence[Request], warmup_requests: int) -> None:
         self._warmup = warmup_requests
         self.window_begin_ns = requests[warmup_requests].arrival_ns
+        self._arriving_ns = requests[-1].arrival_ns - self.window_begin_ns
         self.finished: list[Served] = []
         """In the order of their ends."""
         self.time = TokenTime()
@@ -96,6 +97,7 @@ class Latency:
         return columns | {
             "requests_measured": len(measured),
             "requests_finished": len(self.finished),
+            "arrived_per_s": (len(measured) - 1) * 1e9 / self._arriving_ns if self._arriving_ns else None,
             "requests_per_s": self._window_finished * 1e9 / window_ns,
             "output_tokens_per_s": self._window_tokens * 1e9 / window_ns,
             "run_total_ns": self.time.total_ns,

@@ -35,6 +35,7 @@ def test_two_at_once(device):
     columns = run.latency.columns()
     assert columns["itl_mean_ns"] == (2 * S + 2 * S + S) / 3
     assert columns["output_tokens_per_s"] == pytest.approx(6 / (5 * S / 1e9))
+    assert columns["arrived_per_s"] == pytest.approx(2 / 200e-9)
     assert columns["requests_per_s"] == pytest.approx(3 / (5 * S / 1e9))
 
 
