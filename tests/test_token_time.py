@@ -7,13 +7,16 @@ from moesim.devices.base import Event, KernelRun
 from moesim.token_time import named_sum
 
 
-def by_the_nanosecond(begin, end, runs, blocked):
+def by_the_nanosecond(begin, end, runs, blocked, cpu_runs=()):
     """Independent and slow: ask every instant for the first class that applies."""
     sums = dict.fromkeys(("attention", "experts", "exposed_copy", "host", "idle"), 0)
     for now in range(begin, end):
         running = [run for run in runs if run.start_ns <= now < run.end_ns]
         if running:
             sums[running[0].kind] += 1
+            continue
+        if any(since <= now < until for since, until in cpu_runs):
+            sums["experts"] += 1
             continue
         following = [run for run in runs if run.start_ns > now]
         waits = following[0].waits if following else ()
@@ -68,6 +71,18 @@ def test_every_instant_has_the_first_class_that_applies(token):
     begin, end, runs, blocked = token
     time = named_sum(begin, end, runs, blocked)
     assert as_dict(time) == by_the_nanosecond(begin, end, runs, blocked)
+    assert time.total_ns == end - begin
+
+
+@given(tokens(), st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), max_size=6))
+def test_experts_on_the_cpu_are_the_experts_time_wherever_the_gpu_stands_still(token, cpu):
+    begin, end, runs, blocked = token
+    cpu_runs, now = [], begin
+    for pause, length in cpu:
+        cpu_runs.append((now + pause, now + pause + length))
+        now += pause + length
+    time = named_sum(begin, end, runs, blocked, cpu_runs)
+    assert as_dict(time) == by_the_nanosecond(begin, end, runs, blocked, cpu_runs)
     assert time.total_ns == end - begin
 
 
