@@ -123,6 +123,8 @@ def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_
         raise ConfigError(f"policy {run.policy.name} executes experts on the CPU: the real devices do not")
     if run.policy.draft.longest:
         raise ConfigError(f"policy {run.policy.name}: hw_validate has no draft model to run; give one without a draft")
+    if run.policy.route.copies > 1 or run.engine.expert_kernels != "grouped":
+        raise ConfigError(f"{run.policy.name} on engine {run.engine.name}: the real devices have no copies or servers")
     return Job(
         run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
         instrumented_steps,

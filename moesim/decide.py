@@ -72,6 +72,8 @@ class Decision:
     """Of these, whose results are added one layer late; they are the last to run."""
     weight_executed: float | None = None
     """Gate weight of the router's own choices that their tokens execute; None: of all that the waves execute."""
+    loads: dict[int, int] | None = None
+    """Tokens of each executed expert, where they are spread over copies."""
     prefetch_dropped: int = 0
     prefetch_unused: int = 0
     """Prefetched for this event and not accessed by it."""
@@ -138,7 +140,7 @@ class Decider:
         self._optimum = optimum
         two_layers_fit = capacity.slots >= 2 * experts and not (capacity.everything or capacity.per_layer)
         evicts = policy.new_evictions(layers if capacity.per_layer else 1)
-        self._streams = stream_prefill and two_layers_fit and not evicts[0].stays
+        self._streams = stream_prefill and two_layers_fit and not evicts[0].stays and policy.route.copies == 1
         staging = largest_event if policy.on_miss.fetches and any(evict.bypass for evict in evicts) else 0
         self._evicts = evicts
         pools = []
@@ -152,6 +154,8 @@ class Decider:
                 )
             )
         policy.route.prepare(layers, experts)
+        for rule in (policy.route, policy.prefetch):
+            rule.allot(capacity.slots if capacity.per_layer else capacity.slots // layers)
         policy.prefetch.prepare(layers, experts)
         policy.on_miss.prepare(costs)
         policy.draft.prepare(layers, experts)
@@ -238,6 +242,8 @@ class Decider:
                 self._send_to_cpu(decision, step, missing)
             decision.stood_in = [e for e in missing if e not in fetched and e not in decision.on_cpu]
             todo = [e for e in accesses if e not in decision.stood_in and e not in decision.on_cpu]
+        if policy.route.loads is not None:
+            decision.loads = {base + e: tokens for e, tokens in policy.route.loads.items()}
         if policy.route.choices is not None:
             executed = [*todo, *(expert for expert in decision.on_cpu if expert not in decision.deferred)]
             decision.weight_executed = weight_executed(step, layer, policy.route.choices, executed, base)

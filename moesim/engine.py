@@ -6,7 +6,7 @@ the configuration of their own. `yalis` names the engine of the seed paper (arXi
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from moesim.catalogue import find
 from moesim.yaml_file import read_model
@@ -59,6 +59,9 @@ class EngineSpec(BaseModel):
     """`overlapped`: kernels whose experts are known already are launched before the host waits for new ids."""
     prefill: Literal["stream", "demand"] = "stream"
     """`stream`: a prefill that needs most experts copies whole layers, one ahead; `demand`: what the router chose."""
+    expert_kernels: Literal["grouped", "servers"] = "grouped"
+    """`grouped`: one kernel group runs all experts of a launch. `servers`: each expert, or copy of one, is a server of
+    its own that takes its tokens one after another; the launch ends with the slowest. Many GPUs, or an ideal one."""
     launches: Launches
     copy_thread: CopyThreadSpec | None = None
     """None: the loop itself submits every copy at once, and nothing overtakes."""
@@ -69,6 +72,12 @@ class EngineSpec(BaseModel):
     def drops_guesses(self) -> bool:
         """Whether what is resident depends on how far the copies have come, and so on the clock."""
         return self.copy_thread is not None and self.copy_thread.drops_unstarted
+
+    @model_validator(mode="after")
+    def _side_by_side(self) -> "EngineSpec":
+        if self.expert_kernels == "servers" and self.start == "each":
+            raise ValueError("expert_kernels servers: experts run side by side, so start must be all")
+        return self
 
     @classmethod
     def load(cls, name_or_path: str) -> "EngineSpec":

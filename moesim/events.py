@@ -74,6 +74,23 @@ class Step:
         return self
 
     @property
+    def follows_batch(self) -> bool:
+        """Whether the step before this one in the trace decoded a batch."""
+        trace, row = self._trace, int(self.rows.start if isinstance(self.rows, slice) else 0)
+        return row > 1 and trace.phase[row - 1] == DECODE and bool(trace.step[row - 1] == trace.step[row - 2])
+
+    def following(self) -> "Step | None":
+        """The step behind this one in the trace; None at its end."""
+        assert isinstance(self.rows, slice), "a step as the trace has it"
+        trace, row = self._trace, self.rows.stop
+        if row == trace.tokens:
+            return None
+        stop = row + 1
+        while stop < trace.tokens and trace.step[stop] == trace.step[row]:
+            stop += 1
+        return Step(trace, slice(row, stop), trace.experts[row:stop].tolist())
+
+    @property
     def top_k(self) -> int:
         """The experts chosen per token and layer."""
         return self._trace.top_k
@@ -178,6 +195,15 @@ class Step:
         trace = self._trace
         chosen = trace.experts if predictor is None else trace.predicted[predictor].ranking[..., : trace.top_k]
         return int(np.isin(chosen[self.rows, layer], wanted).sum())
+
+    def tokens_each(
+        self, layer: int, experts: Sequence[int], experts_per_layer: int, predictor: str | None = None
+    ) -> list[int]:
+        """How many tokens each of these experts serves; numbers and `predictor` as for `pairs_of`."""
+        trace = self._trace
+        chosen = trace.experts if predictor is None else trace.predicted[predictor].ranking[..., : trace.top_k]
+        served = np.bincount(chosen[self.rows, layer].ravel(), minlength=trace.n_experts)
+        return [int(served[expert - layer * experts_per_layer]) for expert in experts]
 
     def layer_offset(self, predictor: str) -> int:
         """How many layers before its target the prediction is available."""

@@ -1,6 +1,6 @@
 """The kernel groups of a step, looked up once per shape and not once per token."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moesim.devices.base import Device, Prepared
@@ -56,6 +56,17 @@ class Kernels:
             self.ready[key] = self.device.prepare(
                 f"{self.of}experts", "experts", layer, kernel, self.engine.launched("experts", experts)
             )
+        return self.ready[key]
+
+    def servers(self, layer: int, tokens: int) -> Prepared:
+        """Experts side by side, each a server of its own, of which the slowest takes `tokens` one after another."""
+        key = ("servers", layer, tokens)
+        if key not in self.ready:
+            one = self.device.prepare(
+                f"{self.of}experts", "experts", layer, self.model.experts_kernel(1, 1),
+                self.engine.launched("experts", 1),
+            )
+            self.ready[key] = replace(one, duration_ns=tokens * one.duration_ns)
         return self.ready[key]
 
     def head(self, tokens: int) -> Prepared:

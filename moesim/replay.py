@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from moesim.cpu_experts import CpuExperts
 from moesim.decide import Copy, Decision, Wave
-from moesim.devices.base import Device, Event, KernelRun
+from moesim.devices.base import Device, Event, KernelRun, Prepared
 from moesim.draft.passes import DraftPasses
 from moesim.engine import EngineSpec
 from moesim.events import DECODE, Step
@@ -58,6 +58,9 @@ class StepOutcome:
     """Of copies taken back meanwhile, now or earlier decided."""
     guesses_dropped: int = 0
     """Prefetches taken back whole because their layer's router spoke first."""
+    served_tokens: int = 0
+    could_serve_tokens: int = 0
+    """What experts that are servers did, and could have done by the time that the slowest of each launch had."""
 
 
 class Replay:
@@ -77,12 +80,13 @@ class Replay:
         cpu: CpuExperts | None = None,
         draft: ModelSpec | None = None,
         late: LateGuesses | None = None,
+        copies: int = 1,
     ) -> None:
         """`predictor` names the ranking that is executed in events for which the router was not asked.
 
         `cpu` is needed where decisions have experts executed on the CPU; `draft` is the model that decodes ahead of
-        steps that verify drafts. With `late` prefetches that have not begun when their layer's router speaks are
-        dropped.
+        steps that verify drafts; `copies` the most copies of one expert, each with a number of its own. With `late`
+        prefetches that have not begun when their layer's router speaks are dropped.
         """
         self._window = window
         self._decisions = decisions
@@ -102,7 +106,10 @@ class Replay:
         self._drafts: list[Decision] = []
         self._draft_launches = 0
         self._last_layer = len(model.moe_layers) - 1
-        self._experts_per_layer = model.experts
+        self._experts_per_layer = model.experts * copies
+        self._servers = engine.expert_kernels == "servers"
+        self._loads: dict[int, int] | None = None
+        self._served = self._could_serve = 0
         self._expert_bytes = model.expert_bytes
         # When the content of a slot has arrived, and which kernel, counted from 1, read it last.
         self._arrival: list[Event | None] = [None] * slots
@@ -122,7 +129,7 @@ class Replay:
         for step in self._window:
             if step.not_before_ns > begin:
                 begin = device.idle_until(step.not_before_ns)
-            self._copies = 0
+            self._copies = self._served = self._could_serve = 0
             end, decisions = yield from self._step(step)
             time = named_sum(begin, end, device.runs, device.blocked, self._cpu_runs)
             assert time.total_ns == end - begin, "the named sum is the token's time"
@@ -146,7 +153,7 @@ class Replay:
             self._observe(
                 StepOutcome(
                     step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu,
-                    self._drafts, draft_ns, taken_back, dropped,
+                    self._drafts, draft_ns, taken_back, dropped, self._served, self._could_serve,
                 )
             )
             begin = end
@@ -173,6 +180,7 @@ class Replay:
             if ids_read:
                 yield from self._drop_guesses(layer)
             decision = decisions.decide(step, layer)
+            self._loads = decision.loads
             ids_known = self._engine.read_back == "overlapped" and not (decision.needs_true_ids or decision.on_cpu)
             if decision.reads_router and not (ids_known or ids_read):
                 yield from self._read_ids()
@@ -298,11 +306,27 @@ class Replay:
                 _, count = foreseen.get(id(event), (event, 0))
                 foreseen[id(event)] = event, count + 1
             self._arrival[slot] = None
-        pairs = len(experts)
-        if step.tokens > 1:
-            pairs = step.pairs_of(layer, experts, self._experts_per_layer, predictor)
-        run = device.launch(device.compute, self._kernels.experts(layer, len(experts), pairs), slots)
+        if self._servers or self._loads is not None:
+            kernels = self._kernels_of_loads(step, layer, experts, predictor)
+        else:
+            pairs = len(experts)
+            if step.tokens > 1:
+                pairs = step.pairs_of(layer, experts, self._experts_per_layer, predictor)
+            kernels = self._kernels.experts(layer, len(experts), pairs)
+        run = device.launch(device.compute, kernels, slots)
         self._foreseen_runs.extend((run, event, count) for event, count in foreseen.values())
         self._launched += 1
         for slot in slots:
             self._read_by[slot] = self._launched
+
+    def _kernels_of_loads(self, step: Step, layer: int, experts: list[int], predictor: str | None) -> Prepared:
+        """Expert kernels where it matters how many tokens each expert, or copy of one, serves."""
+        if self._loads is None:
+            tokens = step.tokens_each(layer, experts, self._experts_per_layer, predictor)
+        else:
+            tokens = [self._loads[expert] for expert in experts]
+        if not self._servers:
+            return self._kernels.experts(layer, len(experts), sum(tokens))
+        self._served += sum(tokens)
+        self._could_serve += len(tokens) * max(tokens)
+        return self._kernels.servers(layer, max(tokens))

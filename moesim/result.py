@@ -117,6 +117,7 @@ SCHEMA = pa.schema(
         pa.field("weight_executed", pa.float64()),
         pa.field("experts_on_cpu", pa.int64()),
         pa.field("cpu_busy_ns", pa.int64()),
+        pa.field("server_utilisation", pa.float64()),
         pa.field("bytes_copied", pa.int64()),
         pa.field("bytes_per_token", pa.float64()),
         pa.field("prefetches", pa.int64()),
@@ -169,6 +170,8 @@ class Phase:
     stood_in: int = 0
     on_cpu: int = 0
     cpu_busy_ns: int = 0
+    served_tokens: int = 0
+    could_serve_tokens: int = 0
     copies: int = 0
     link_busy_ns: int = 0
     host_blocked_ns: int = 0
@@ -203,6 +206,8 @@ class Phase:
         self.link_busy_ns += outcome.link_busy_ns
         self.host_blocked_ns += outcome.host_blocked_ns
         self.cpu_busy_ns += outcome.cpu_busy_ns
+        self.served_tokens += outcome.served_tokens
+        self.could_serve_tokens += outcome.could_serve_tokens
         self.prefetches_late += outcome.late_prefetches
         self.prefetches_taken_back += outcome.guesses_dropped
         self.cancelled_bytes += outcome.cancelled_bytes
@@ -330,6 +335,7 @@ class Tally:
             "weight_executed": 1.0 if self._lossless else _share(decode.weight_executed, decode.weight),
             "experts_on_cpu": decode.on_cpu,
             "cpu_busy_ns": decode.cpu_busy_ns,
+            "server_utilisation": _share(decode.served_tokens, decode.could_serve_tokens),
             "bytes_copied": bytes_copied,
             "bytes_per_token": bytes_copied / decode.tokens if decode.tokens else None,
             "prefetches": decode.prefetches,

@@ -225,6 +225,8 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
                 f"engine {engine.name}: its copies wait in software queues, which are not simulated beside experts on"
                 f" the CPU ({policy.name})"
             )
+    if engine.drops_guesses and (policy.draft.longest or policy.route.copies > 1):
+        raise ConfigError(f"engine {engine.name} drops late guesses of one layer; {policy.name} looks farther")
     if policy.on_miss.weighs_costs:
         most = max(largest_step(config.trace, stop, config.stream), policy.draft.longest + 1)
         costs = costs_of(hardware.at("centre"), engine, model, most)
@@ -265,13 +267,16 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     run = prepare(config, timeline=timeline)
     asked, config = config, run.config
     trace, model, policy, window = run.trace, run.model, run.policy, run.window
+    copies = policy.route.copies
+    numbered = model.experts * copies
     drawing = Timeline(trace.n_experts) if timeline else None
     slots = window.decider().slots
     sources: set[str] = set()
 
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> tuple[Tally, Scheduler | None]:
-        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=trace.n_experts)
-        if run.device == "fast" and not window.clocked and is_compiled(policy, window.capacity):
+        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=numbered)
+        grouped = run.engine.expert_kernels == "grouped"
+        if run.device == "fast" and not window.clocked and grouped and is_compiled(policy, window.capacity):
             compiled = CompiledRun(
                 trace, window.stop, window.capacity, model, run.engine, hardware, window.optimum(), tally.observe,
                 config.context_tokens,
@@ -296,7 +301,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             late = LateGuesses(decider, device)
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor, cpu, draft, late,
+            policy.executed_predictor, cpu, draft, late, copies,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)

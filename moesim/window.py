@@ -66,6 +66,7 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
     route.prepare(trace.layers, trace.n_experts)
     prefetch.prepare(trace.layers, trace.n_experts)
     draft.prepare(trace.layers, trace.n_experts)
+    experts = trace.n_experts * route.copies
     largest = [0, 0]
     window = steps(trace, 0, stop)
     if draft.longest:  # the longest draft at every token: no length that a governor chooses brings more together
@@ -76,12 +77,12 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
         brought: list[set[int]] = [set() for _ in range(trace.layers)]
         for number in range(step.drafted):
             for expert in draft.named(step, number):
-                brought[expert // trace.n_experts].add(expert)
+                brought[expert // experts].add(expert)
         for layer in range(trace.layers):
-            brought[layer].update(layer * trace.n_experts + e for e in route.accesses(step, layer))
+            brought[layer].update(layer * experts + e for e in route.accesses(step, layer))
             prefetch.on_event(step, layer)
             for expert in prefetch.wanted(step, layer) if prefetch.asks(step, layer) else ():
-                brought[expert // trace.n_experts].add(expert)
+                brought[expert // experts].add(expert)
             largest = nlargest(2, [*largest, len(brought[layer])])
     return largest[0], largest[1]
 
@@ -120,7 +121,7 @@ class Window:
     def decider(self) -> Decider:
         """The policy, with an empty cache."""
         trace, policy = load_trace(self.path), parse(self.policy)
-        layers, experts, capacity = trace.layers, trace.n_experts, self.capacity
+        layers, experts, capacity = trace.layers, trace.n_experts * policy.route.copies, self.capacity
         future = None
         if policy.oracle:
             future = UseList(self.steps(), layers, experts, policy.route.accesses)
@@ -143,8 +144,8 @@ class Window:
 def optimum_hits(window: Window) -> OptimumHits:
     """Which of the window's accesses offline-optimal eviction hits."""
     trace = load_trace(window.path)
-    layers, experts = trace.layers, trace.n_experts
     decider = window.decider()
+    layers, experts = trace.layers, decider.experts
     hits = OptimumHits()
     for step in window.steps():
         decider.begin(step)

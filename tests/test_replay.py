@@ -127,7 +127,8 @@ def test_time_bytes_and_accesses_are_conserved(policy, engine):
     assert (row["cpu_busy_ns"] > 0) == (row["experts_on_cpu"] > 0) == (parse(policy).uses_cpu)
     assert row["bytes_copied"] == (fetched + row["prefetches"]) * row["expert_bytes"]
     assert row["tpot_mean_ns"] >= row["link_floor_ns"]
-    assert row["lossless"] == (row["weight_executed"] == 1.0)
+    if policy != "expert-replication":  # which routes single sequences truly
+        assert row["lossless"] == (row["weight_executed"] == 1.0)
 
 
 @pytest.mark.parametrize("policy", ["lru", "least-stale[key=left-first]", "speculate-and-execute", "belady"])

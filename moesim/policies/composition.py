@@ -171,6 +171,9 @@ def parse(text: str) -> Policy:
             rule, rule_arguments = given[role]
             rule_arguments.update(_values(role, rule, {key: value}, text))
     made = {role: rule_class(role, rule)(**rule_arguments) for role, (rule, rule_arguments) in given.items()}
+    if cast(Route, made["route"]).copies > 1 and cast(Draft, made["draft"]).longest:
+        batches, single = given["route"][0], given["draft"][0]
+        raise ConfigError(f"policy {text!r}: {batches} foresees batches, {single} single sequences")
     evict, evict_arguments = given["evict"]
     if rule_class("evict", evict).oracle and made["route"].looks_at_cache:  # type: ignore[attr-defined]
         route = given["route"][0]

@@ -111,17 +111,21 @@ class Synthetic(Foresight):
             self._step, self._known = step, {}
         known = self._known.get((layer, count))
         if known is None:
-            recall = self._recall[min(layer - 1, len(self._recall) - 1)]
-            tokens = [
-                _spoiled([e for e, _ in gates], step.experts, count, recall, (self._seed, request, position, layer))
-                for gates, (request, position) in zip(step.gates(layer), step.places, strict=True)
-            ]
+            tokens = self.by_token(step, layer, count)
             if len(tokens) == 1:
                 known = tokens[0]
             else:
                 known = list(dict.fromkeys(t[rank] for rank in range(count) for t in tokens if rank < len(t)))
             self._known[layer, count] = known
         return known
+
+    def by_token(self, step: Step, layer: int, count: int) -> list[list[int]]:
+        """The ranking of each token, apart."""
+        recall = self._recall[min(layer - 1, len(self._recall) - 1)]
+        return [
+            _spoiled([e for e, _ in gates], step.experts, count, recall, (self._seed, request, position, layer))
+            for gates, (request, position) in zip(step.gates(layer), step.places, strict=True)
+        ]
 
 
 def _spoiled(true: list[int], experts: int, count: int, recall: float, place: tuple[int, ...]) -> list[int]:

@@ -37,12 +37,19 @@ class Route(ABC):
     """True: reads what the router will choose in later layers of the step, in place of a predictor."""
     choices: list[list[int]] | None = None
     """What each token of the last event executes, where that is decided token by token; None: whatever is there."""
+    copies = 1
+    """Most copies of one expert; copy c of expert e of a layer with E has the number c * E + e."""
+    loads: dict[int, int] | None = None
+    """The tokens of each expert of the last event, where the rule spreads them over copies."""
 
     def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
 
     def prepare(self, layers: int, experts: int) -> None:
         """Called once, before the first event."""
+
+    def allot(self, slots_per_layer: int) -> None:
+        """Called once, before the first event, for rules that share slots out."""
 
     @abstractmethod
     def reads_router(self, step: Step, layer: int) -> bool:
@@ -58,12 +65,17 @@ class Prefetch(ABC):
 
     reads_ahead = False
     """True: reads what the router will choose in later layers of the step, in place of a predictor."""
+    of_next_step = False
+    """True: asks for layers of the next step too, behind their turn in this one."""
 
     def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
 
     def prepare(self, layers: int, experts: int) -> None:
         """Called once, before the first event."""
+
+    def allot(self, slots_per_layer: int) -> None:
+        """Called once, before the first event, for rules that share slots out."""
 
     def on_event(self, step: Step, layer: int) -> None:
         """The router of `layer` has chosen, for rules that learn from it; called at every event, before `wanted`."""

@@ -23,9 +23,10 @@ CONTEXT_TOKENS = 16
 STEPS = 10
 BATCH = 3
 ALL_POLICIES = sorted(
-    name for name in known_policies() if not (parse(name).uses_cpu or parse(name).draft.longest)
+    name for name in known_policies()
+    if not (parse(name).uses_cpu or parse(name).draft.longest or parse(name).route.copies > 1)
 )
-"""The devices run neither experts on the CPU nor a draft."""
+"""The devices run neither experts on the CPU, nor a draft, nor copies of an expert."""
 LOSSLESS = [name for name in ALL_POLICIES if parse(name).lossless]
 EXECUTED_OTHERWISE = ["speculate-and-execute", "resident-execute"]
 """Policies that execute other experts than the router chose, and that are validated all the same."""

@@ -50,7 +50,8 @@ def decider_for(policy, trace, capacity, **options):
     future = UseList(steps(trace), trace.layers, trace.n_experts) if composed.oracle else None
     largest = max(len(accesses) for step in steps(trace) for accesses in step.accesses)
     return Decider(
-        composed, trace.layers, trace.n_experts, capacity, largest_event=largest, future=future, costs=COSTS, **options
+        composed, trace.layers, trace.n_experts * composed.route.copies, capacity, largest_event=largest, future=future,
+        costs=COSTS, **options,
     )
 
 
@@ -74,7 +75,7 @@ def capacities(trace, policy="lru"):
 def check_every_event(policy, trace, capacity):
     """Slots, pins, accounts and atomicity, seen from outside: from the copies and kernels alone."""
     decider = decider_for(policy, trace, capacity)
-    experts = trace.n_experts
+    experts = decider.experts
     # slot -> expert, as the device would see it: empty but for those who are placed before the first event
     holder = {slot: expert for pool in decider._pools for expert, slot in pool.slot_of.items()}
     assert capacity.everything or not holder or decider._evicts[0].stays
@@ -113,7 +114,7 @@ def check_every_event(policy, trace, capacity):
                 if copy.displaced is None or copy.displaced // experts != layer:  # else the router has disowned it
                     assert copy.displaced not in promised, "a prefetch evicts what another has brought"
                 assert copy.displaced in (None, holder.get(copy.slot))
-                assert copy.expert // experts > layer, "a prefetch comes before its layer"
+                assert copy.expert // experts > layer or decider.policy.prefetch.of_next_step, "before its layer"
                 holder[copy.slot] = copy.expert
                 promised[copy.expert] = copy.slot
             accesses = ran | set(decision.stood_in) | set(decision.on_cpu)

@@ -58,9 +58,9 @@ PLAIN = {
 """Those that read a recorded prediction, or nothing; the others are counted on the trace with scores."""
 COSTS = Costs((10,), (2,), 13, link_bytes_per_s=2e9, host_bytes_per_s=5e9)
 """Two in five of the missing experts go over the link, for the policy that asks."""
-ELSEWHERE = {"on-demand", "all-resident", "belady", "fifo", "moe-speq"}
+ELSEWHERE = {"on-demand", "all-resident", "belady", "fifo", "moe-speq", "expert-replication"}
 """The first two keep nothing and everything; belady and fifo are pinned in tests/test_real_traces.py, and what verifies
-several tokens at once in tests/draft/test_counts.py."""
+several tokens at once in tests/draft/test_counts.py. Replication does nothing at one token a step."""
 
 
 def shipped(name):
