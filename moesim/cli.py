@@ -13,6 +13,8 @@ from moesim.cli_policies import app as policies_app
 from moesim.cli_quality import EXAMPLES, quality
 from moesim.cli_record import EXAMPLES as RECORD_EXAMPLES
 from moesim.cli_record import record
+from moesim.cli_reproduce import EXAMPLES as REPRODUCE_EXAMPLES
+from moesim.cli_reproduce import reproduce
 from moesim.cli_serve import EXAMPLES as SERVE_EXAMPLES
 from moesim.cli_serve import serve
 from moesim.cli_trace import app as trace_app
@@ -32,6 +34,7 @@ app.add_typer(fit_app, name="fit")
 app.command(epilog=EXAMPLES)(quality)
 app.command(epilog=examples(*RECORD_EXAMPLES))(record)
 app.command(epilog=examples(*SERVE_EXAMPLES))(serve)
+app.command(epilog=examples(*REPRODUCE_EXAMPLES))(reproduce)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
 

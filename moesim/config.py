@@ -100,11 +100,11 @@ class Sweep:
             if not (is_axis(key) or key in SweepConfig.model_fields):
                 known = [*SweepConfig.model_fields, *AXES]
                 raise ConfigError(f"{path}{line_of(path, key)}: unknown key {key!r}: {nearest(str(key), known)}")
-        above = _axes({key: value for key, value in content.items() if is_axis(key)}, path)
+        above = read_axes({key: value for key, value in content.items() if is_axis(key)}, path)
         config = check({key: value for key, value in content.items() if not is_axis(key)}, SweepConfig, path)
         runs: dict[str, RunConfig] = {}
         for grid, given in config.grids.items():
-            for run in _runs(grid, _over(above, _axes(given, path, "grids", grid)), path, "grids", grid):
+            for run in runs_of(grid, over(above, read_axes(given, path, "grids", grid)), path, "grids", grid):
                 runs.setdefault(run.model_dump_json(), run)
         timelines = [_excerpt(given, above, path, number) for number, given in enumerate(config.timelines)]
         for number, fact in enumerate(config.published):
@@ -230,7 +230,7 @@ AXES: Mapping[str, Callable[[object, Path], Any]] = {
 """What a grid may vary, and how each value is read. Beside these: `hardware.FIGURE`, any figure of the machine."""
 
 
-def _axes(given: Mapping[str, Any], path: Path, *place: str | int) -> Axes:
+def read_axes(given: Mapping[str, Any], path: Path, *place: str | int) -> Axes:
     """Axes as they are written somewhere in the file, each as a list of checked values."""
     axes: Axes = {}
     for key, values in given.items():
@@ -253,12 +253,12 @@ def _axes(given: Mapping[str, Any], path: Path, *place: str | int) -> Axes:
     return axes
 
 
-def _over(above: Axes, given: Axes) -> Axes:
+def over(above: Axes, given: Axes) -> Axes:
     """What is given, in its order, behind what is only said above."""
     return {key: values for key, values in above.items() if key not in given} | given
 
 
-def _runs(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunConfig]:
+def runs_of(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[RunConfig]:
     """One run for every combination."""
     for key in ("policy", "trace", "model", "hardware"):
         if key not in axes:
@@ -296,9 +296,9 @@ def _excerpt(given: Mapping[str, Any], above: Axes, path: Path, number: int) -> 
         and 0 <= layers[0] <= layers[1]
     ):
         raise ConfigError(f"{_at(path, *place, 'layers')} = {layers}: expected [FIRST, LAST]")
-    axes = _over(above, _axes({key: value for key, value in given.items() if key != "layers"}, path, *place))
+    axes = over(above, read_axes({key: value for key, value in given.items() if key != "layers"}, path, *place))
     axes |= {"interval": [False], "device": ["auto"]}
-    runs = list(_runs("timelines", axes, path, *place))
+    runs = list(runs_of("timelines", axes, path, *place))
     if len(runs) != 1:
         raise ConfigError(f"{_at(path, *place)}: {len(runs)} runs; a timeline shows one")
     return Excerpt(runs[0], None if layers is None else (layers[0], layers[1]))
