@@ -17,7 +17,7 @@ from moesim.published.verdict import Verdict, agrees, together
 from moesim.quality import stored
 from moesim.record.predictors.recall import measure_recall
 from moesim.run import RunConfig, prepare, run_hash
-from moesim.sweep import Group, Row, kin, split, work
+from moesim.sweep_tasks import Group, Row, kin, split, work
 from moesim.window import Window, load_trace
 from moesim.workers import answers
 
