@@ -89,6 +89,8 @@ def print_run(row: Mapping[str, Value]) -> None:
         f"hits {share(row['hit_rate'])} of {row['hits'] or 0:,} + {row['misses'] or 0:,} accesses, "
         f"{quantity('_bytes', row['bytes_per_token'])} copied per token"
     )
+    if row["experts_on_cpu"]:
+        out.print(f"{row['experts_on_cpu']:,} misses executed on the CPU, busy {share(row['cpu_utilisation'])}")
     if not row["lossless"]:
         out.print(f"executed {share(row['weight_executed'])} of the router's weight")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from hw_validate.calibrate.cpu_figures import cpu_expert_rows, cpu_figures
 from hw_validate.calibrate.host import device_calls, round_trips
 from hw_validate.calibrate.kernels import dense_rows, expert_rows, switch_ns
 from hw_validate.calibrate.link import LinkBench, measure_link
@@ -19,7 +20,7 @@ from hw_validate.dense import MAX_PAIRS, DenseLayers
 from hw_validate.measurement import MachineFacts
 from hw_validate.storage import HostExperts, Slots
 from moesim.atomic_write import atomic_write
-from moesim.hardware import HardwareSpec
+from moesim.hardware import CPU_FIGURES, HardwareSpec
 from moesim.kernel_table import KernelRow
 from moesim.model import ModelSpec
 from moesim.quantity import Quantity
@@ -65,6 +66,7 @@ def calibrate(
         model = ModelSpec.load(model_name)
         tell(f"{model_name}: experts on the CPU")
         observations |= cpu_expert_ns(model, min(5, repetitions))
+        rows += cpu_expert_rows(model, observations)
         slots = min(256, max(model.experts, SLOT_BYTES // model.expert_bytes))
         with HostExperts(slots, model.expert_bytes, pinned=True) as host:
             host.fill(torch.device("cuda"), seed=1)
@@ -95,6 +97,8 @@ def calibrate(
             wide = DenseLayers(model, 1, most, 1, most)
             rows += expert_rows(CudaGPU(wide, host, room, 100_000), wide, slots, max(3, repetitions // 2))
         torch.cuda.empty_cache()
+    if not base.figures.keys().isdisjoint(CPU_FIGURES):  # a profile has all of them or none
+        figures |= cpu_figures(observations, rows)
     return HardwareSpec(
         name=base.name, title=base.title, link=base.link,
         figures={**base.figures, **figures}, kernels=rows,
