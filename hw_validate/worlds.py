@@ -125,6 +125,8 @@ def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_
         raise ConfigError(f"policy {run.policy.name}: hw_validate has no draft model to run; give one without a draft")
     if run.policy.route.copies > 1 or run.engine.expert_kernels != "grouped":
         raise ConfigError(f"{run.policy.name} on engine {run.engine.name}: the real devices have no copies or servers")
+    if run.policy.on_miss.low is not None:
+        raise ConfigError(f"policy {run.policy.name}: fetches {run.policy.on_miss.low}: a device stores one precision")
     return Job(
         run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
         instrumented_steps,

@@ -61,9 +61,9 @@ class LazyHeap:
 class ExpertCache:
     """Slots, residents, pins and the order of eviction.
 
-    Experts are numbered `layer * experts + expert`. `slots` is the capacity; a rule with `bypass` may exceed it
-    during an event, in `staging` further slots, and is trimmed after it. A workspace, which is emptied after every
-    event, keeps no order (`ordered=False`) and never has a victim.
+    Experts are numbered `layer * experts + expert`, from `first_expert` on. `slots` is the capacity; a rule with
+    `bypass` may exceed it during an event, in `staging` further slots, and is trimmed after it. A workspace, which is
+    emptied after every event, keeps no order (`ordered=False`) and never has a victim.
     """
 
     def __init__(
@@ -76,10 +76,14 @@ class ExpertCache:
         first_slot: int = 0,
         staging: int = 0,
         ordered: bool = True,
+        first_expert: int = 0,
     ) -> None:
         self.slots = slots
         self.slot_of: dict[int, int] = {}
         self.pinned: set[int] = set()
+        self._staging = staging
+        self._first_expert = first_expert
+        self._own_layers = frozenset(range(layers))
         self._evict = evict
         self._layers = layers
         self._experts = experts
@@ -98,7 +102,7 @@ class ExpertCache:
     def _order(self, expert: int) -> LazyHeap:
         if not self._by_layer:
             return self._orders[0]
-        layer = expert // self._experts
+        layer = (expert - self._first_expert) // self._experts
         self._unsure.add(layer)
         return self._orders[layer]
 
@@ -132,7 +136,8 @@ class ExpertCache:
         for layer in self._unsure:
             self._look_up_first(layer)
         # Where something is pinned now, something else may come first once it is not.
-        self._unsure = {expert // self._experts for expert in self.pinned}
+        experts, before = self._experts, self._first_expert // self._experts
+        self._unsure = {expert // experts - before for expert in self.pinned} & self._own_layers
         for layer, first in enumerate(self._firsts):
             if first in self.pinned:
                 self._look_up_first(layer)
@@ -145,8 +150,11 @@ class ExpertCache:
         self._firsts[layer] = first
         self._first_keys[layer] = None if first is None else order.key_of[first]
 
-    def take_slot(self, layer: int) -> tuple[int, int | None] | None:
-        """A slot for a new expert and whom it displaced: (slot, victim or None); None if no victim is left."""
+    def take_slot(self, layer: int, expert: int) -> tuple[int, int | None] | None:
+        """A slot for `expert` and whom it displaced: (slot, victim or None); None if no victim is left.
+
+        Slots of one size serve anyone; where an expert has several versions, it says which slots will do.
+        """
         if self._free:
             return self._free.popleft(), None
         victim = self.victim(layer)
@@ -175,7 +183,7 @@ class ExpertCache:
     def trim(self, layer: int) -> list[int]:
         """Drop victims until the capacity holds; returns them. Only a rule with `bypass` ever exceeds it."""
         dropped = []
-        while len(self.slot_of) > self.slots:
+        while len(self._free) < self._staging:
             victim = self.victim(layer)
             assert victim is not None, "capacity is at least one event"
             self.drop(victim)

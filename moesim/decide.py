@@ -19,10 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.cache import ExpertCache
+from moesim.capacity import Capacity
 from moesim.events import PREFILL, Step, UseList
 from moesim.policies.composition import Policy
 from moesim.policies.costs import Costs
 from moesim.policies.roles import Evict, Key, Prefetch, Present
+from moesim.pools import new_pools
+from moesim.precision_choice import PrecisionChoice
+
+__all__ = ["REASONS", "Capacity", "Copy", "Decider", "Decision", "OptimumHits", "Wave", "run_without_clock"]
 
 COMPULSORY, PREFETCH, COLLISION, POLICY, CAPACITY = (
     "compulsory", "prefetch", "collision", "policy", "capacity",
@@ -77,17 +82,8 @@ class Decision:
     prefetch_dropped: int = 0
     prefetch_unused: int = 0
     """Prefetched for this event and not accessed by it."""
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """Slots of one pool, or of each layer's. `workspace`: nothing survives its event (cache fraction 0)."""
-
-    slots: int
-    per_layer: bool = False
-    workspace: bool = False
-    everything: bool = False
-    """All experts are resident before the first event (the all-resident bound)."""
+    prefetch_unused_low: int = 0
+    """... those of them that came in low precision."""
 
 
 class OptimumHits:
@@ -139,20 +135,9 @@ class Decider:
         self.capacity = capacity
         self._optimum = optimum
         two_layers_fit = capacity.slots >= 2 * experts and not (capacity.everything or capacity.per_layer)
-        evicts = policy.new_evictions(layers if capacity.per_layer else 1)
+        evicts, pools, self.slots = new_pools(policy, layers, experts, capacity, largest_event, future)
         self._streams = stream_prefill and two_layers_fit and not evicts[0].stays and policy.route.copies == 1
-        staging = largest_event if policy.on_miss.fetches and any(evict.bypass for evict in evicts) else 0
         self._evicts = evicts
-        pools = []
-        for number, evict in enumerate(evicts):
-            evict.prepare(layers, experts, capacity.slots, future if evict.oracle else None)
-            pools.append(
-                ExpertCache(
-                    capacity.slots, evict, layers, experts,
-                    first_slot=number * (capacity.slots + staging), staging=staging,
-                    ordered=not capacity.workspace,
-                )
-            )
         policy.route.prepare(layers, experts)
         for rule in (policy.route, policy.prefetch):
             rule.allot(capacity.slots if capacity.per_layer else capacity.slots // layers)
@@ -160,8 +145,8 @@ class Decider:
         policy.on_miss.prepare(costs)
         policy.draft.prepare(layers, experts)
         self._prefetch_learns = type(policy.prefetch).on_event is not Prefetch.on_event
-        self.slots = len(pools) * (capacity.slots + staging)
-        """Slots that the device must hold, staging included."""
+        self._precision = PrecisionChoice(policy.on_miss, layers, experts) if capacity.low_slots else None
+        """Which version serves an access; None where there is one version."""
         self._pools = pools
         overridden = type(evicts[0])
         self._told_of_events = overridden.on_event is not Evict.on_event
@@ -183,14 +168,14 @@ class Decider:
         if capacity.everything:
             for expert in range(layers * experts):
                 pool = self._pools[0]
-                taken = pool.take_slot(0)
+                taken = pool.take_slot(0, expert)
                 assert taken is not None, "there is a slot for every expert"
                 pool.insert(expert, taken[0], evicts[0].on_insert(expert))
                 self._seen.add(expert)
         elif evicts[0].stays and not capacity.workspace:
             for number, pool in enumerate(pools):
                 for expert in evicts[number].placed([number] if capacity.per_layer else range(layers)):
-                    taken = pool.take_slot(0)
+                    taken = pool.take_slot(0, expert)
                     assert taken is not None, "no more are placed than there are slots"
                     pool.insert(expert, taken[0], evicts[number].on_insert(expert))
                     self._seen.add(expert)
@@ -223,6 +208,9 @@ class Decider:
         chosen = policy.route.accesses(step, layer, self._present)
         accesses = [base + e for e in chosen]
         slot_of = pool.slot_of
+        precision = self._precision
+        if precision is not None:
+            accesses = precision.versions(step, layer, accesses, slot_of)
         present = [expert for expert in accesses if expert in slot_of]
         missing = [] if len(present) == len(accesses) else [e for e in accesses if e not in slot_of]
         streamed = self._streamed(step)
@@ -234,7 +222,9 @@ class Decider:
         self._classify(decision, accesses, missing)
         self._seen.update(accesses)
         fetched = missing
-        if missing and not (streamed and policy.on_miss.uses_cpu):
+        if precision is not None:
+            fetched = precision.fetched(missing)
+        elif missing and not (streamed and policy.on_miss.uses_cpu):
             fetched = [base + e for e in policy.on_miss.fetched(step, layer, [e - base for e in missing])]
         todo = accesses
         if len(fetched) < len(missing):
@@ -246,7 +236,7 @@ class Decider:
             decision.loads = {base + e: tokens for e, tokens in policy.route.loads.items()}
         if policy.route.choices is not None:
             executed = [*todo, *(expert for expert in decision.on_cpu if expert not in decision.deferred)]
-            decision.weight_executed = weight_executed(step, layer, policy.route.choices, executed, base)
+            decision.weight_executed = weight_executed(step, layer, policy.route.choices, executed, self.experts)
 
         if self._told_of_events:
             evict.on_event(step, layer)
@@ -255,6 +245,7 @@ class Decider:
             touched: Iterable[int] = reversed(accesses)
         else:
             touched = [base + e for e in step.touch_order(layer)]
+            touched = touched if precision is None else precision.served(touched)
         new_keys: dict[int, Key] = {}
         for expert in touched:
             if expert in slot_of:
@@ -276,8 +267,10 @@ class Decider:
                 decision.prefetch_dropped += len(self._prefetch(decision, whole))
         elif asks:
             wanted = policy.prefetch.wanted(step, layer, self._present)
+            if policy.prefetch.names_low and precision is None:
+                wanted = [expert % (self.layers * self.experts) for expert in wanted]
             for expert in wanted:
-                self._asked[expert // self.experts].add(expert)
+                self._asked[expert // self.experts % self.layers].add(expert)
             decision.prefetch_dropped += len(self._prefetch(decision, wanted))
         if self._waiting:
             self._prefetch_waiting(decision, layer)
@@ -322,7 +315,7 @@ class Decider:
 
     def is_present(self, expert: int) -> bool:
         """Whether an expert is resident or on its way."""
-        return expert in self._pool_of[expert // self.experts].slot_of
+        return expert in self._pool_of[expert // self.experts % self.layers].slot_of
 
     def finish(self, layer: int) -> None:
         """The event's kernels are launched: unpin, and empty a workspace."""
@@ -333,7 +326,8 @@ class Decider:
         self._asked[layer].clear()
         if self.capacity.workspace:
             own = range(layer * self.experts, (layer + 1) * self.experts)
-            for expert in [e for e in pool.slot_of if e in own]:
+            everyone = self.layers * self.experts
+            for expert in [e for e in pool.slot_of if e in own or e - everyone in own]:
                 pool.drop(expert)
         for dropped in pool.trim(layer):
             self._evicted_in_pass[dropped] = self._pass
@@ -346,6 +340,8 @@ class Decider:
             used = len(foreseen.intersection(accesses).difference(missing))
             decision.hits_by_prefetch = used
             decision.prefetch_unused = len(foreseen) - used
+            if self._precision is not None:
+                decision.prefetch_unused_low = self._precision.count_low(foreseen.difference(accesses))
         if not missing:
             return
         asked = self._asked[layer]
@@ -375,10 +371,10 @@ class Decider:
         for expert in todo:
             slot = pool.slot_of.get(expert)
             if slot is None:
-                taken = None if full else pool.take_slot(layer)
+                taken = None if full else pool.take_slot(layer, expert)
                 if taken is None and not wave.execute:
                     self._unpin_prefetches(pool, layer, todo)
-                    taken = pool.take_slot(layer)
+                    taken = pool.take_slot(layer, expert)
                 if taken is None:
                     full = True
                     rest.append(expert)
@@ -420,12 +416,12 @@ class Decider:
 
     def _prefetch(self, decision: Decision, wanted: Sequence[int]) -> list[int]:
         """Pin whom a prefetch names and bring those absent; returns those for whom no victim is left."""
-        experts, pool_of = self.experts, self._pool_of
+        experts, layers, pool_of = self.experts, self.layers, self._pool_of
         dropped = []
         # Residents come first, so that no entry of the list evicts another.
         absent = []
         for expert in wanted:
-            ahead = expert // experts
+            ahead = expert // experts % layers
             pool = pool_of[ahead]
             self._pinned_for[ahead].add(expert)
             pool.pinned.add(expert)
@@ -436,9 +432,9 @@ class Decider:
             if key is not None:
                 pool.set_key(expert, key)
         for expert in absent:
-            ahead = expert // experts
+            ahead = expert // experts % layers
             pool = pool_of[ahead]
-            taken = pool.take_slot(decision.layer)
+            taken = pool.take_slot(decision.layer, expert)
             if taken is None:
                 dropped.append(expert)
                 continue
@@ -451,9 +447,9 @@ class Decider:
         return dropped
 
 
-def weight_executed(step: Step, layer: int, choices: list[list[int]], executed: list[int], base: int) -> float:
+def weight_executed(step: Step, layer: int, choices: list[list[int]], executed: list[int], experts: int) -> float:
     """Gate weight of those of each token's true choices that the token was given and that are executed."""
-    here = {expert - base for expert in executed}
+    here = {expert % experts for expert in executed}
     return sum(
         weight
         for gates, choice in zip(step.gates(layer), choices, strict=True)

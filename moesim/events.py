@@ -187,11 +187,11 @@ class Step:
     def pairs_of(
         self, layer: int, experts: Sequence[int], experts_per_layer: int, predictor: str | None = None
     ) -> int:
-        """How many (token, expert) pairs fall on experts numbered `layer * experts_per_layer + expert`.
+        """How many (token, expert) pairs fall on the experts, numbered over all layers and versions.
 
         With a predictor, each token is served by the first top-k of its ranking; else by what the router chose.
         """
-        wanted = np.asarray(experts) - layer * experts_per_layer
+        wanted = np.asarray(experts) % experts_per_layer
         trace = self._trace
         chosen = trace.experts if predictor is None else trace.predicted[predictor].ranking[..., : trace.top_k]
         return int(np.isin(chosen[self.rows, layer], wanted).sum())
@@ -223,6 +223,17 @@ class Step:
             ranked = np.swapaxes(ranking, 0, 1).swapaxes(1, 2).reshape(self.layers, -1).tolist()
             self._loaded[key] = [[e for e in dict.fromkeys(each) if e != absent] for each in ranked]
         return self._loaded[key][layer]
+
+    def predicted_gates(self, predictor: str, layer: int, count: int) -> list[list[tuple[int, float]]]:
+        """Each token's first `count` predicted experts of `layer` with their scores. Only where these were recorded."""
+        predicted, absent = self._trace.predicted[predictor], self._trace.absent
+        assert predicted.scores is not None, "the rule has checked the trace"
+        rankings = predicted.ranking[self.rows, layer, :count].tolist()
+        scores = predicted.scores[self.rows, layer, :count].astype(np.float64).tolist()
+        return [
+            [(e, score) for e, score in zip(*token, strict=True) if e != absent]
+            for token in zip(rankings, scores, strict=True)
+        ]
 
 
 def steps(trace: Trace, start: int = 0, stop: int | None = None) -> Iterator[Step]:

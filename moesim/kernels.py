@@ -6,6 +6,7 @@ from typing import Any
 from moesim.devices.base import Device, Prepared
 from moesim.engine import EngineSpec
 from moesim.model import ModelSpec
+from moesim.versions import Versions
 
 
 @dataclass(slots=True)
@@ -16,6 +17,8 @@ class Kernels:
     model: ModelSpec
     engine: EngineSpec
     of: str = ""
+    versions: Versions | None = None
+    """Needed where experts run in another precision than the model's."""
     ready: dict[tuple[Any, ...], Prepared] = field(default_factory=dict)
 
     def attention(self, layer: int, tokens: int, context_tokens: int, sequences: int) -> Prepared:
@@ -48,11 +51,14 @@ class Kernels:
             )
         return self.ready[key]
 
-    def experts(self, layer: int, experts: int, pairs: int) -> Prepared:
-        """Distinct experts of a layer over so many (token, expert) pairs."""
-        key = ("experts", layer, experts, pairs)
+    def experts(self, layer: int, experts: int, pairs: int, version: int = 0) -> Prepared:
+        """Distinct experts of a layer, in one version, over so many (token, expert) pairs."""
+        key = ("experts", layer, experts, pairs, version)
         if key not in self.ready:
-            kernel = self.model.experts_kernel(experts, pairs)
+            kernel = (
+                self.model.experts_kernel(experts, pairs) if self.versions is None
+                else self.versions.kernel(version, experts, pairs)
+            )
             self.ready[key] = self.device.prepare(
                 f"{self.of}experts", "experts", layer, kernel, self.engine.launched("experts", experts)
             )

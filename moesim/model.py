@@ -143,7 +143,11 @@ class ModelSpec(BaseModel):
     @property
     def expert_bytes(self) -> int:
         """Bytes of one routed expert as it is stored and copied: matrices with scales, biases never quantised."""
-        return self._bytes(self._expert_matrix_weights, self.expert_precision) + self._bytes(self._expert_biases)
+        return self.expert_bytes_in(self.expert_precision)
+
+    def expert_bytes_in(self, precision: Precision) -> int:
+        """The same in another precision."""
+        return self._bytes(self._expert_matrix_weights, precision) + self._bytes(self._expert_biases)
 
     @property
     def attention_weights(self) -> int:
@@ -260,12 +264,15 @@ class ModelSpec(BaseModel):
         weights = self.hidden * self.experts
         return Kernel("router", 2 * tokens * weights, self._bytes(weights), self.experts, tokens, 0)
 
-    def experts_kernel(self, experts: int, token_expert_pairs: int) -> Kernel:
-        """`experts` distinct experts of one layer over `token_expert_pairs` pairs; `tokens` of the kernel are pairs."""
+    def experts_kernel(self, experts: int, token_expert_pairs: int, precision: Precision | None = None) -> Kernel:
+        """`experts` distinct experts of one layer over `token_expert_pairs` pairs; `tokens` of the kernel are pairs.
+
+        In another precision than the model's own it is another kernel, which no time of this one stands for.
+        """
         return Kernel(
-            "experts",
+            "experts" if precision is None else f"experts {precision}",
             2 * token_expert_pairs * self.expert_weights,
-            experts * self.expert_bytes,
+            experts * self.expert_bytes_in(precision or self.expert_precision),
             experts,
             token_expert_pairs,
             0,

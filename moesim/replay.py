@@ -23,6 +23,7 @@ from moesim.kernels import Kernels
 from moesim.late_guesses import LateGuesses
 from moesim.model import ModelSpec
 from moesim.token_time import TokenTime, named_sum
+from moesim.versions import Versions
 
 
 class Decisions(Protocol):
@@ -61,6 +62,8 @@ class StepOutcome:
     served_tokens: int = 0
     could_serve_tokens: int = 0
     """What experts that are servers did, and could have done by the time that the slowest of each launch had."""
+    copies_low: int = 0
+    """Of the copies, those of experts in low precision."""
 
 
 class Replay:
@@ -81,12 +84,14 @@ class Replay:
         draft: ModelSpec | None = None,
         late: LateGuesses | None = None,
         copies: int = 1,
+        versions: Versions | None = None,
     ) -> None:
         """`predictor` names the ranking that is executed in events for which the router was not asked.
 
-        `cpu` is needed where decisions have experts executed on the CPU; `draft` is the model that decodes ahead of
-        steps that verify drafts; `copies` the most copies of one expert, each with a number of its own. With `late`
-        prefetches that have not begun when their layer's router speaks are dropped.
+        `cpu` is needed where decisions have experts executed on the CPU, `versions` where they name any in low
+        precision; `draft` is the model that decodes ahead of steps that verify drafts; `copies` the most copies of one
+        expert, each with a number of its own. With `late` prefetches that have not begun when their layer's router
+        speaks are dropped.
         """
         self._window = window
         self._decisions = decisions
@@ -98,7 +103,9 @@ class Replay:
         self._cpu = cpu
         self._late = late
         self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
-        self._kernels = Kernels(device, model, engine)
+        self._versions = versions or Versions(model)
+        self._bytes_of_place = self._versions.bytes_of_place
+        self._kernels = Kernels(device, model, engine, versions=versions)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
         """Per layer of the model: its place among the MoE layers, or -1 for a dense one."""
@@ -110,7 +117,7 @@ class Replay:
         self._servers = engine.expert_kernels == "servers"
         self._loads: dict[int, int] | None = None
         self._served = self._could_serve = 0
-        self._expert_bytes = model.expert_bytes
+        self._first_low = len(model.moe_layers) * self._experts_per_layer
         # When the content of a slot has arrived, and which kernel, counted from 1, read it last.
         self._arrival: list[Event | None] = [None] * slots
         self._read_by = [0] * slots
@@ -120,7 +127,7 @@ class Replay:
         self._waited_for = {device.copies: 0, device.prefetches: 0}
         """Expert kernels that a stream of copies waits for."""
         self._foreseen_runs: list[tuple[KernelRun, Event, int]] = []
-        self._copies = 0
+        self._copies = self._copies_low = 0
 
     def program(self) -> Generator[Any, None, None]:
         """The host thread, from the first step to the last."""
@@ -129,7 +136,7 @@ class Replay:
         for step in self._window:
             if step.not_before_ns > begin:
                 begin = device.idle_until(step.not_before_ns)
-            self._copies = self._served = self._could_serve = 0
+            self._copies = self._copies_low = self._served = self._could_serve = 0
             end, decisions = yield from self._step(step)
             time = named_sum(begin, end, device.runs, device.blocked, self._cpu_runs)
             assert time.total_ns == end - begin, "the named sum is the token's time"
@@ -153,7 +160,7 @@ class Replay:
             self._observe(
                 StepOutcome(
                     step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu,
-                    self._drafts, draft_ns, taken_back, dropped, self._served, self._could_serve,
+                    self._drafts, draft_ns, taken_back, dropped, self._served, self._could_serve, self._copies_low,
                 )
             )
             begin = end
@@ -251,8 +258,10 @@ class Replay:
             if reader > self._complete and reader > self._waited_for[stream]:  # write after read
                 device.wait(stream, device.record(device.compute))
                 self._waited_for[stream] = self._launched
-            enqueued = device.copy(stream, copy.expert, copy.slot, self._expert_bytes)
+            size_bytes = self._bytes_of_place[copy.expert // self._experts_per_layer]
+            enqueued = device.copy(stream, copy.expert, copy.slot, size_bytes)
             self._copies += 1
+            self._copies_low += copy.expert >= self._first_low
             issued = enqueued if issued is None else issued
             group.append(copy.slot)
             if each:
@@ -270,7 +279,7 @@ class Replay:
     def _execute(self, step: Step, layer: int, wave: Wave, predictor: str | None) -> None:
         """Launch a wave's expert kernels behind the copies that they need."""
         if self._engine.start == "all":
-            self._launch_experts(step, layer, wave.execute, wave.slots, predictor)
+            self._launch_versions(step, layer, wave.execute, wave.slots, predictor)
             return
         here: list[int] = []
         to_come: list[int] = []
@@ -281,7 +290,7 @@ class Replay:
             to_come.sort(key=lambda place: not self._foreseen_in(wave.slots[place]))
         groups = ([here] if here else []) + [[place] for place in to_come]
         for places in groups:
-            self._launch_experts(
+            self._launch_versions(
                 step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places],
                 predictor,
             )
@@ -289,6 +298,18 @@ class Replay:
     def _foreseen_in(self, slot: int) -> bool:
         event = self._arrival[slot]
         return event is not None and event.foreseen
+
+    def _launch_versions(
+        self, step: Step, layer: int, experts: list[int], slots: list[int], predictor: str | None
+    ) -> None:
+        """Launch experts that may be in several precisions: each precision has kernels of its own."""
+        if self._versions.low is None:
+            self._launch_experts(step, layer, experts, slots, predictor)
+            return
+        for group in self._versions.groups(experts):
+            self._launch_experts(
+                step, layer, [experts[place] for place in group], [slots[place] for place in group], predictor
+            )
 
     def _launch_experts(
         self, step: Step, layer: int, experts: list[int], slots: list[int], predictor: str | None
@@ -312,7 +333,8 @@ class Replay:
             pairs = len(experts)
             if step.tokens > 1:
                 pairs = step.pairs_of(layer, experts, self._experts_per_layer, predictor)
-            kernels = self._kernels.experts(layer, len(experts), pairs)
+            version = int(experts[0] >= self._first_low)
+            kernels = self._kernels.experts(layer, len(experts), pairs, version)
         run = device.launch(device.compute, kernels, slots)
         self._foreseen_runs.extend((run, event, count) for event, count in foreseen.values())
         self._launched += 1

@@ -54,6 +54,9 @@ SCHEMA = pa.schema(
         pa.field("kv_capacity_bytes", pa.int64()),
         pa.field("kv_peak_bytes", pa.int64()),
         pa.field("draft_bytes", pa.int64()),
+        pa.field("low_precision", pa.string()),
+        pa.field("slots_low", pa.int64()),
+        pa.field("expert_low_bytes", pa.int64()),
         pa.field("vram_bytes", pa.int64()),
         pa.field("vram_free_bytes", pa.int64()),
         # time
@@ -118,6 +121,9 @@ SCHEMA = pa.schema(
         pa.field("experts_on_cpu", pa.int64()),
         pa.field("cpu_busy_ns", pa.int64()),
         pa.field("server_utilisation", pa.float64()),
+        pa.field("weight_executed_low", pa.float64()),
+        pa.field("copies", pa.int64()),
+        pa.field("copies_low", pa.int64()),
         pa.field("bytes_copied", pa.int64()),
         pa.field("bytes_per_token", pa.float64()),
         pa.field("prefetches", pa.int64()),
@@ -173,6 +179,7 @@ class Phase:
     served_tokens: int = 0
     could_serve_tokens: int = 0
     copies: int = 0
+    copies_low: int = 0
     link_busy_ns: int = 0
     host_blocked_ns: int = 0
     prefetches: int = 0
@@ -181,8 +188,10 @@ class Phase:
     prefetches_taken_back: int = 0
     cancelled_bytes: int = 0
     prefetches_unused: int = 0
+    prefetches_unused_low: int = 0
     weight: float = 0.0
     weight_executed: float = 0.0
+    weight_executed_low: float = 0.0
 
     def add(self, outcome: StepOutcome) -> None:
         """Take in one step."""
@@ -203,6 +212,7 @@ class Phase:
         for decision in outcome.drafts:
             self.prefetches += len(decision.prefetch)
         self.copies += outcome.copies
+        self.copies_low += outcome.copies_low
         self.link_busy_ns += outcome.link_busy_ns
         self.host_blocked_ns += outcome.host_blocked_ns
         self.cpu_busy_ns += outcome.cpu_busy_ns
@@ -220,21 +230,30 @@ class Phase:
             self.prefetches += len(decision.prefetch)
             self.prefetches_dropped += decision.prefetch_dropped
             self.prefetches_unused += decision.prefetch_unused
+            self.prefetches_unused_low += decision.prefetch_unused_low
         self.accesses = self.hits + self.misses.total()
 
-    def add_weight(self, outcome: StepOutcome, experts_per_layer: int) -> None:
+    def bytes_copied(self, expert_bytes: int, low_bytes: int) -> int:
+        """Bytes over the link, each copy at the size of its precision, less what was taken back."""
+        high = self.copies - self.copies_low
+        return high * expert_bytes + self.copies_low * low_bytes - self.cancelled_bytes
+
+    def add_weight(self, outcome: StepOutcome, layers: int, experts_per_layer: int) -> None:
         """The share of gate weight that was executed truly, for a policy that may execute something else."""
         for decision in outcome.decisions:
+            executed = [expert for wave in decision.waves for expert in wave.execute]
+            mass = outcome.step.mass(decision.layer)
+            self.weight += sum(mass.values())
+            first_low = layers * experts_per_layer
+            self.weight_executed_low += sum(
+                mass.get(expert % experts_per_layer, 0.0) for expert in executed if expert >= first_low
+            )
             if decision.weight_executed is not None:
-                self.weight += sum(outcome.step.mass(decision.layer).values())
                 self.weight_executed += decision.weight_executed
                 continue
-            on_gpu = [expert for wave in decision.waves for expert in wave.execute]
             in_time = [expert for expert in decision.on_cpu if expert not in decision.deferred]
-            executed = {expert - decision.layer * experts_per_layer for expert in (*on_gpu, *in_time)}
-            for expert, mass in outcome.step.mass(decision.layer).items():
-                self.weight += mass
-                self.weight_executed += mass if expert in executed else 0.0
+            here = {expert % experts_per_layer for expert in (*executed, *in_time)}
+            self.weight_executed += sum(weight for expert, weight in mass.items() if expert in here)
 
 
 class Tally:
@@ -244,9 +263,10 @@ class Tally:
     behind them.
     """
 
-    def __init__(self, warmup_tokens: int, *, lossless: bool, experts: int) -> None:
+    def __init__(self, warmup_tokens: int, *, lossless: bool, layers: int, experts: int) -> None:
         self._warmup = warmup_tokens
         self._lossless = lossless
+        self._layers = layers
         self._experts = experts
         self._decoded = 0
         self.prefill = Phase()
@@ -272,7 +292,7 @@ class Tally:
             if measured:
                 self.decode.add(outcome)
                 if not self._lossless:
-                    self.decode.add_weight(outcome, self._experts)
+                    self.decode.add_weight(outcome, self._layers, self._experts)
 
     @property
     def tpot_mean_ns(self) -> float | None:
@@ -280,12 +300,12 @@ class Tally:
         tokens = self.decode.tokens
         return self.decode.time_of_tokens.total_ns / tokens if tokens else None
 
-    def columns(self, expert_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
-        """The metrics of a row that follow from the steps alone."""
+    def columns(self, expert_bytes: int, low_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
+        """The metrics of a row that follow from the steps alone; `low_bytes`: of an expert in low precision."""
         decode, prefill = self.decode, self.prefill
         time = decode.time
         each = np.repeat(np.asarray(decode.token_ns, dtype=np.float64), decode.step_tokens)
-        bytes_copied = decode.copies * expert_bytes - decode.cancelled_bytes
+        bytes_copied = decode.bytes_copied(expert_bytes, low_bytes)
         useful = decode.hits_by_prefetch
         asked = decode.hits + decode.misses.total()
 
@@ -336,6 +356,9 @@ class Tally:
             "experts_on_cpu": decode.on_cpu,
             "cpu_busy_ns": decode.cpu_busy_ns,
             "server_utilisation": _share(decode.served_tokens, decode.could_serve_tokens),
+            "weight_executed_low": 0.0 if self._lossless else _share(decode.weight_executed_low, decode.weight),
+            "copies": decode.copies,
+            "copies_low": decode.copies_low,
             "bytes_copied": bytes_copied,
             "bytes_per_token": bytes_copied / decode.tokens if decode.tokens else None,
             "prefetches": decode.prefetches,
@@ -346,10 +369,12 @@ class Tally:
             "cancelled_bytes": decode.cancelled_bytes,
             "prefetch_precision": _share(useful, useful + decode.prefetches_unused),
             "prefetch_recall": _share(useful, useful + decode.misses.total()) if decode.prefetches else None,
-            "prefetch_wasted_bytes": decode.prefetches_unused * expert_bytes,
+            "prefetch_wasted_bytes": (
+                decode.prefetches_unused * expert_bytes - decode.prefetches_unused_low * (expert_bytes - low_bytes)
+            ),
             "prefill_hits": prefill.hits,
             "prefill_misses": prefill.misses.total(),
-            "prefill_bytes_copied": prefill.copies * expert_bytes - prefill.cancelled_bytes,
+            "prefill_bytes_copied": prefill.bytes_copied(expert_bytes, low_bytes),
         }
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 import moesim
+from moesim.capacity import Capacity, Memory
 from moesim.catalogue import find
 from moesim.compiled.run import CompiledRun, is_compiled
 from moesim.cpu_experts import CpuExperts
-from moesim.decide import Capacity
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
 from moesim.devices.copy_queues import SimulatedGPUWithCopyThread
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
@@ -40,6 +40,7 @@ from moesim.requests.serving import Serving, StreamConfig, rest_fraction, serve
 from moesim.result import SCHEMA, Tally, Value
 from moesim.timeline import Timeline
 from moesim.trace import Trace
+from moesim.versions import Versions
 from moesim.window import (
     Recorded,
     Window,
@@ -130,27 +131,35 @@ class Result:
         return {name: self.values.get(name) for name in SCHEMA.names}
 
 
-def capacity_of(policy: Policy, config: RunConfig, model: ModelSpec, largest: tuple[int, int]) -> Capacity:
+def capacity_of(
+    policy: Policy, config: RunConfig, model: ModelSpec, trace: Trace, largest: tuple[int, int]
+) -> Capacity:
     """The slots of a run (the house's section 7). Raises ConfigError when they cannot hold one token's experts."""
     layers, experts = len(model.moe_layers), model.experts
     fraction = {"none": 0.0, "all": 1.0, "any": config.cache_fraction}[policy.spec.cache]
     if policy.spec.cache == "all":
         return Capacity(layers * experts, everything=True)
     if fraction == 0.0:
-        return Capacity(sum(largest), workspace=True)
+        return Capacity(sum(largest), workspace=True, low_slots=sum(largest) if policy.on_miss.low else 0)
     # Written as a decimal, a fraction times a whole number must not lose a slot to binary rounding.
     slots = int(fraction * layers * experts + 1e-9)
     if policy.draft.longest:  # the draft's experts take the place of the cache's
         slots = max(0, slots - ceil(draft_bytes(policy, model) / model.expert_bytes))
-    if config.per_layer:
-        slots //= layers
-    if slots < model.top_k:
+    capacity = policy.budget.divide(
+        Memory(
+            slots, layers, experts, model.top_k, model.expert_bytes,
+            model.expert_bytes_in(policy.on_miss.low or model.expert_precision), trace, config.per_layer,
+        )
+    )
+    fewest = min(capacity.slots, capacity.low_slots) if policy.on_miss.low else capacity.slots
+    if fewest < model.top_k:
+        low = f" in {policy.on_miss.low}" if fewest < capacity.slots else ""
         beside = " beside its draft" if policy.draft.longest else ""
         raise ConfigError(
-            f"cache_fraction {config.cache_fraction:g} of {model.name}{beside} is {slots} slots"
-            f"{' per layer' if config.per_layer else ''}, fewer than its top-k {model.top_k}: give 0 or more"
+            f"cache_fraction {config.cache_fraction:g} of {model.name}{beside} is {fewest} slots{low}"
+            f"{' per layer' if capacity.per_layer else ''}, fewer than its top-k {model.top_k}: give 0 or more"
         )
-    return Capacity(slots, per_layer=config.per_layer)
+    return capacity
 
 
 def draft_bytes(policy: Policy, model: ModelSpec) -> int:
@@ -216,7 +225,7 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     clocked = config.stream is not None
     # Who will share a step is not known before: an event can bring a whole layer.
     largest = (model.experts,) * 2 if clocked else largest_events(config.trace, stop, stream, policy.name)
-    capacity = capacity_of(policy, config, model, largest)
+    capacity = capacity_of(policy, config, model, trace, largest)
     costs = None
     if policy.uses_cpu:
         hardware.check_cpu(f"policy {policy.name} executes experts on the CPU")
@@ -269,12 +278,18 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     trace, model, policy, window = run.trace, run.model, run.policy, run.window
     copies = policy.route.copies
     numbered = model.experts * copies
-    drawing = Timeline(trace.n_experts) if timeline else None
+    drawing = Timeline(trace.n_experts, layers=trace.layers) if timeline else None
     slots = window.decider().slots
+    versions = Versions(model, policy.on_miss.low)
+    expert_bytes, low_bytes = model.expert_bytes, model.expert_bytes_in(policy.on_miss.low or model.expert_precision)
+    low_slots = window.capacity.total_low(trace.layers)
     sources: set[str] = set()
 
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> tuple[Tally, Scheduler | None]:
-        tally = Tally(0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, experts=numbered)
+        tally = Tally(
+            0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, layers=trace.layers,
+            experts=numbered,
+        )
         grouped = run.engine.expert_kernels == "grouped"
         if run.device == "fast" and not window.clocked and grouped and is_compiled(policy, window.capacity):
             compiled = CompiledRun(
@@ -301,7 +316,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             late = LateGuesses(decider, device)
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor, cpu, draft, late, copies,
+            policy.executed_predictor, cpu, draft, late, copies, versions,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)
@@ -309,7 +324,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
 
     hardware = run.hardware.at("centre")
     tally, scheduler = clock(hardware, drawing)
-    values = tally.columns(model.expert_bytes, hardware.link_bytes_per_s)
+    values = tally.columns(expert_bytes, low_bytes, hardware.link_bytes_per_s)
     if config.interval:
         values["tpot_fast_ns"] = clock(run.hardware.at("fast"))[0].tpot_mean_ns
         values["tpot_slow_ns"] = clock(run.hardware.at("slow"))[0].tpot_mean_ns
@@ -318,7 +333,8 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     if run.serving is not None and scheduler is not None:
         values |= run.serving.columns() | scheduler.columns()
         kv_bytes = run.serving.kv_bytes_held(scheduler)
-    vram = model.dense_bytes + kv_bytes + slots * model.expert_bytes + draft_bytes(policy, model)
+    experts_vram = (slots - low_slots) * expert_bytes + low_slots * low_bytes
+    vram = model.dense_bytes + kv_bytes + experts_vram + draft_bytes(policy, model)
     values |= {
         "grid": config.grid,
         "policy": policy.name,
@@ -338,8 +354,11 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "clocked": window.clocked or run.engine.drops_guesses,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
-        "slots": 0 if window.capacity.workspace else slots,
-        "expert_bytes": model.expert_bytes,
+        "slots": 0 if window.capacity.workspace else slots - low_slots,
+        "expert_bytes": expert_bytes,
+        "low_precision": policy.on_miss.low,
+        "slots_low": 0 if window.capacity.workspace else low_slots,
+        "expert_low_bytes": None if policy.on_miss.low is None else low_bytes,
         "draft_bytes": draft_bytes(policy, model),
         "vram_bytes": vram,
         "vram_free_bytes": hardware.memory_bytes - vram,

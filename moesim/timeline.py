@@ -28,11 +28,14 @@ class Timeline:
 
     experts_per_layer: int
     slices: list[Slice] = field(default_factory=list)
+    layers: int | None = None
+    """Where experts have versions: how many layers there are before the second version's numbers begin."""
 
     def add(self, track: str, name: str, start_ns: int, end_ns: int, layer: int = -1, expert: int = -1) -> None:
         """Add a slice; `expert` is `layer * experts + expert`, which gives the layer too."""
         if expert >= 0:
             layer, expert = divmod(expert, self.experts_per_layer)
+            layer = layer if self.layers is None else layer % self.layers
         self.slices.append(Slice(track, name, start_ns, end_ns, layer, expert))
 
     def between(self, start_ns: int, end_ns: int) -> list[Slice]:

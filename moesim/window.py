@@ -82,7 +82,7 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
             brought[layer].update(layer * experts + e for e in route.accesses(step, layer))
             prefetch.on_event(step, layer)
             for expert in prefetch.wanted(step, layer) if prefetch.asks(step, layer) else ():
-                brought[expert // experts].add(expert)
+                brought[expert // experts % trace.layers].add(expert)
             largest = nlargest(2, [*largest, len(brought[layer])])
     return largest[0], largest[1]
 
@@ -136,7 +136,9 @@ class Window:
         unknown = policy.oracle or self.clocked or policy.route.looks_at_cache
         if unknown or capacity.workspace or capacity.everything:
             return None
-        bound = replace(self, policy=policy.bound_text, stream_prefill=False, costs=None)
+        bound = replace(
+            self, policy=policy.bound_text, stream_prefill=False, costs=None, capacity=replace(capacity, low_slots=0)
+        )
         return optimum_hits(bound)
 
 

@@ -97,7 +97,7 @@ def replayed(make, trace, policy, slots, hardware, engine):
     decider = Decider(
         composed, 3, 8, capacity, largest_event=largest, future=future, stream_prefill=engine.prefill == "stream"
     )
-    outcomes, tally = [], Tally(3, lossless=composed.lossless, experts=8)
+    outcomes, tally = [], Tally(3, lossless=composed.lossless, layers=3, experts=8)
 
     def observe(outcome):
         outcomes.append([
@@ -111,7 +111,8 @@ def replayed(make, trace, policy, slots, hardware, engine):
             steps(trace), decider, device, MODEL, engine, decider.slots, observe, None, composed.executed_predictor
         ).program()
     )
-    return outcomes, tally.columns(MODEL.expert_bytes, hardware.link_bytes_per_s), device.kernel_sources
+    columns = tally.columns(MODEL.expert_bytes, MODEL.expert_bytes, hardware.link_bytes_per_s)
+    return outcomes, columns, device.kernel_sources
 
 
 @given(

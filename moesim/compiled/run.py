@@ -28,7 +28,9 @@ from moesim.trace import Trace
 
 BLOCK_ACCESSES = 100_000
 """How many accesses are decided and timed at once: as many as fit a processor's cache with their operations."""
-COMPILED_RULES = {"route": "true-top-k", "prefetch": "none", "on_miss": "fetch", "evict": "lru", "draft": "none"}
+COMPILED_RULES = {
+    "route": "true-top-k", "prefetch": "none", "on_miss": "fetch", "evict": "lru", "budget": "shared", "draft": "none",
+}
 """Rules without parameters, by role."""
 
 

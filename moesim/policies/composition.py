@@ -22,7 +22,7 @@ from moesim.catalogue import find, names
 from moesim.errors import ConfigError, nearest
 from moesim.policies.own_rule import is_own_rule, own_rule, role_of
 from moesim.policies.registry import ROLES, parameters, rule_class
-from moesim.policies.roles import Draft, Evict, OnMiss, Prefetch, Route
+from moesim.policies.roles import Budget, Draft, Evict, OnMiss, Prefetch, Route
 from moesim.trace import Trace
 from moesim.yaml_file import read_model
 
@@ -40,6 +40,7 @@ class PolicySpec(BaseModel):
     on_miss: str = "fetch"
     evict: str = "lru"
     draft: str = "none"
+    budget: str = "shared"
     cache: Literal["any", "none", "all"] = "any"
     """`none`: cache fraction 0 by definition; `all`: every expert resident; `any`: as configured."""
     bound: bool = False
@@ -59,6 +60,7 @@ class Policy:
     prefetch: Prefetch
     on_miss: OnMiss
     draft: Draft
+    budget: Budget
     evictions: tuple[str, tuple[tuple[str, Any], ...]]
     rules: Mapping[str, tuple[str, Mapping[str, Any]]]
     """Of each role: the rule's name and the parameters that it was given."""
@@ -178,6 +180,7 @@ def parse(text: str) -> Policy:
     if rule_class("evict", evict).oracle and made["route"].looks_at_cache:  # type: ignore[attr-defined]
         route = given["route"][0]
         raise ConfigError(f"policy {text!r}: {route} routes by what is resident: {evict} has no future to know")
+    _check_precisions(text, given, made)
     return Policy(
         name=text.replace(" ", ""),
         spec=spec,
@@ -185,10 +188,23 @@ def parse(text: str) -> Policy:
         prefetch=cast(Prefetch, made["prefetch"]),
         on_miss=cast(OnMiss, made["on_miss"]),
         draft=cast(Draft, made["draft"]),
+        budget=cast(Budget, made["budget"]),
         evictions=(evict, tuple(sorted(evict_arguments.items()))),
         rules=given,
         bound_text=_bound(given),
     )
+
+
+def _check_precisions(text: str, given: Mapping[str, tuple[str, Any]], made: Mapping[str, Any]) -> None:
+    """Raise ConfigError where low precision is fetched and has no slots, or has slots and is never fetched."""
+    (on_miss, _), (budget, _), (evict, _) = given["on_miss"], given["budget"], given["evict"]
+    low = made["on_miss"].low
+    if low is not None and not made["budget"].keeps_low:
+        raise ConfigError(f"policy {text!r}: {on_miss} fetches {low}: give budget=two-precisions, not {budget}")
+    if low is None and made["budget"].keeps_low:
+        raise ConfigError(f"policy {text!r}: budget {budget} keeps a low precision that {on_miss} never fetches")
+    if low is not None and rule_class("evict", evict).oracle:  # type: ignore[attr-defined]
+        raise ConfigError(f"policy {text!r}: {on_miss} fetches by what is resident: {evict} has no future to know")
 
 
 def files(text: str) -> dict[str, Path]:

@@ -42,6 +42,13 @@ class Foresight(ABC):
     def ranking(self, step: Step, layer: int, count: int) -> list[int]:
         """Distinct experts of `layer`: every token's first choice, then every second, to `count` ranks a token."""
 
+    def check_weights(self, trace: Trace) -> None:
+        """Raise ConfigError if the trace does not say with what weight experts are foreseen."""
+
+    @abstractmethod
+    def gates(self, step: Step, layer: int, count: int) -> list[list[tuple[int, float]]]:
+        """Of each token, its `count` first foreseen experts with their foreseen weights, heaviest first."""
+
 
 class Recorded(Foresight):
     """A channel of the trace."""
@@ -71,6 +78,13 @@ class Recorded(Foresight):
 
     def ranking(self, step: Step, layer: int, count: int) -> list[int]:
         return step.predicted(self._predictor, layer, count)
+
+    def check_weights(self, trace: Trace) -> None:
+        if trace.predicted[self._predictor].scores is None:
+            raise ConfigError(f"policy: predictor {self._predictor!r} has no scores in the trace, so no weights")
+
+    def gates(self, step: Step, layer: int, count: int) -> list[list[tuple[int, float]]]:
+        return step.predicted_gates(self._predictor, layer, count)
 
 
 class Synthetic(Foresight):
@@ -125,6 +139,12 @@ class Synthetic(Foresight):
         return [
             _spoiled([e for e, _ in gates], step.experts, count, recall, (self._seed, request, position, layer))
             for gates, (request, position) in zip(step.gates(layer), step.places, strict=True)
+        ]
+
+    def gates(self, step: Step, layer: int, count: int) -> list[list[tuple[int, float]]]:
+        return [
+            list(zip(ranking, [weight for _, weight in true], strict=False))
+            for ranking, true in zip(self.by_token(step, layer, count), step.gates(layer), strict=True)
         ]
 
 

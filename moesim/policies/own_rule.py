@@ -13,9 +13,11 @@ from types import ModuleType
 
 from moesim.catalogue import is_file
 from moesim.errors import ConfigError, nearest
-from moesim.policies.roles import Draft, Evict, OnMiss, Prefetch, Route
+from moesim.policies.roles import Budget, Draft, Evict, OnMiss, Prefetch, Route
 
-BASES: dict[str, type] = {"route": Route, "prefetch": Prefetch, "on_miss": OnMiss, "evict": Evict, "draft": Draft}
+BASES: dict[str, type] = {
+    "route": Route, "prefetch": Prefetch, "on_miss": OnMiss, "evict": Evict, "budget": Budget, "draft": Draft,
+}
 
 
 def is_own_rule(name: str) -> bool:

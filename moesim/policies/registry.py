@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from moesim.errors import ConfigError, nearest
 from moesim.policies.own_rule import is_own_rule, own_rule, role_of
 
-ROLES = ("route", "prefetch", "on_miss", "evict", "draft")
+ROLES = ("route", "prefetch", "on_miss", "evict", "budget", "draft")
 Rule = TypeVar("Rule", bound=type)
 _rules: dict[str, dict[str, type]] = {role: {} for role in ROLES}
 _loaded = False

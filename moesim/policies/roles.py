@@ -1,13 +1,14 @@
-"""The questions that a policy answers: SpecMD's four axes (arXiv 2602.03921), and whether a draft runs ahead.
+"""The questions that a policy answers: SpecMD's four axes (arXiv 2602.03921), the memory's division, and a draft.
 
 A policy decides; it never waits and never moves bytes. Experts are named by one integer,
 `layer * experts_per_layer + expert`, so that a shared pool can hold any of them.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
+from moesim.capacity import Capacity, Memory
 from moesim.draft.costs import CycleCosts
 from moesim.draft.governor import Governor
 from moesim.events import Step, UseList
@@ -67,6 +68,8 @@ class Prefetch(ABC):
     """True: reads what the router will choose in later layers of the step, in place of a predictor."""
     of_next_step = False
     """True: asks for layers of the next step too, behind their turn in this one."""
+    names_low = False
+    """True: may name experts in low precision, numbered behind all others (`moesim/versions.py`)."""
 
     def check(self, trace: Trace) -> None:
         """Raise ConfigError if the trace lacks a channel that this rule reads."""
@@ -99,6 +102,8 @@ class OnMiss(ABC):
     """True: may have experts executed on the CPU, so that the hardware must say how fast that is."""
     weighs_costs = False
     """True: `prepare` is given what the machine takes; decisions are then those of one machine."""
+    low: Precision | None = None
+    """The low precision that this rule fetches some experts in; None: it has no use for one."""
 
     def prepare(self, costs: Costs | None) -> None:
         """Called once, before the first event."""
@@ -109,6 +114,10 @@ class OnMiss(ABC):
 
         For the rest something else stands in, or nothing does. `missing` is in order of first use and never empty.
         """
+
+    def at_low_precision(self, step: Step, layer: int, missing: Sequence[int]) -> Collection[int]:
+        """Which of those that are fetched are fetched in `low` precision; a resident low version then serves them."""
+        return ()
 
     def on_cpu(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
         """Which of the missing experts the CPU executes, in that order: none that is fetched. If `uses_cpu`."""
@@ -235,3 +244,14 @@ class Draft(ABC):
     def named(self, step: Step, number: int) -> Sequence[int]:
         """Experts that the draft's pass `number` names, numbered over all layers, the nearest layer first."""
         return ()
+
+
+class Budget(ABC):
+    """How the memory for experts is divided into pools."""
+
+    keeps_low = False
+    """True: some of the slots are for experts in low precision."""
+
+    @abstractmethod
+    def divide(self, memory: Memory) -> Capacity:
+        """The pools. Raises ConfigError where the memory cannot be divided like this."""

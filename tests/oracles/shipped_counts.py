@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from moesim.trace import Trace
-from tests.oracles import rules, scan
+from tests.oracles import rules, scan, two_precisions
 
 TRACES = Path(__file__).parents[2] / "traces"
 LAYERS, EXPERTS, TOP_K = 16, 64, 8
 EIGHT_SLOTS = (20, 51, 102, 128, 256, 409, 512, 768)
 """2, 5, 10, 12.5, 25, 40, 50 and 75 % of 1,024."""
+IN_ONE_PRECISION = "hobbit[prefetch=multi-layer,predictor=synthetic[recall=1],on_miss=skip-light,budget=shared]"
 TOKENS = 24
 """The first decoded tokens of each of three requests."""
 
@@ -127,7 +128,7 @@ def cases():
         "static-frequency": (scored, lambda: {"ask": often}),
         "moe-infinity": (scored, lambda: {"ask": like_sequence, "evict": "lfu"}),
         "finemoe": (scored, lambda: {"ask": like_token, "evict": "lfu"}),
-        "hobbit[predictor=synthetic[recall=1]]": (scored, lambda: {
+        IN_ONE_PRECISION: (scored, lambda: {
             "ask": rules.multi_layer(on_scored), "evict": "hobbit in whole numbers", "fetched": rules.skip_light}),
         "prefetch-and-refetch": (plain, lambda: {"ask": both}),
         "freetoken": (plain, lambda: {"fetched": over_the_link}),
@@ -137,9 +138,30 @@ def cases():
         "specmd-overfetch": (plain, lambda: {"ask": over, "evict": "least-stale"}),
         "specmd-percentile[predictor=residual,percentile=85.0]": (plain, lambda: {
             "ask": recorded(plain, "residual", 10), "evict": "least-stale"}),  # of 64, 10 lie above place 53.55
+        "specmd-drop-cascade": (plain, lambda: {"ask": over, "fetched": rules.skip_light, "evict": "least-stale"}),
         "specmd-drop": (plain, lambda: {"ask": over, "fetched": rules.drop, "evict": "least-stale"}),
     }
     return {name: (events[id(trace)], rule) for name, (trace, rule) in made.items()}
+
+
+def cases_in_two_precisions():
+    """The same for policies that keep two; the low pool has half as many slots as the other."""
+    scored, plain = opened("reference-16x64-scores"), opened("reference-16x64")
+    on_scored, on_plain = list(events_of(scored)), list(events_of(plain))
+    over = recorded(plain, "residual+default-vectors", 12)
+
+    def ask_high(event, residents):
+        return [(*key, 0) for key in over(event, residents)]
+
+    return {
+        "hobbit[predictor=synthetic[recall=1]]": (on_scored, {
+            "evict": "hobbit in whole numbers", "needs": two_precisions.by_weight,
+            "ask": two_precisions.cascade_ahead(on_scored)}),
+        "specmd-lowest-bit": (on_plain, {
+            "evict": "least-stale", "needs": lambda event: dict.fromkeys(event.experts, 1), "ask": ask_high}),
+        "specmd-precision-cascade": (on_plain, {
+            "evict": "least-stale", "needs": lambda event: two_precisions.by_weight(event, skip=1.0), "ask": ask_high}),
+    }
 
 
 def main(wanted):
@@ -148,6 +170,15 @@ def main(wanted):
             accessed = [(event.layer, e) for event in events_of(opened("reference-16x64")) for e in event.experts]
             misses = [sum(key not in residents for key in accessed) for residents in map(place, EIGHT_SLOTS)]
             print(f'    "{name}": ({", ".join(map(str, misses))}),', flush=True)
+    for name, (events, rule) in cases_in_two_precisions().items():
+        if wanted and name not in wanted:
+            continue
+        counted = []
+        for slots in EIGHT_SLOTS:
+            outcomes = two_precisions.simulate(events, slots, max(TOP_K, slots // 2), layers=LAYERS, **rule)
+            misses = sum(len(each.accessed) - len(each.hits) for each in outcomes)
+            counted.append((misses, sum(len(each.stood_in) for each in outcomes)))
+        print(f'    "{name}": ({", ".join(map(str, counted))}),  # misses, of which skipped', flush=True)
     for name, (events, rule) in cases().items():
         if wanted and name not in wanted:
             continue

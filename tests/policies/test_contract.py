@@ -75,7 +75,8 @@ def capacities(trace, policy="lru"):
 def check_every_event(policy, trace, capacity):
     """Slots, pins, accounts and atomicity, seen from outside: from the copies and kernels alone."""
     decider = decider_for(policy, trace, capacity)
-    experts = decider.experts
+    experts, layers = decider.experts, trace.layers
+    everyone = layers * experts  # numbers from here on are experts in low precision
     # slot -> expert, as the device would see it: empty but for those who are placed before the first event
     holder = {slot: expert for pool in decider._pools for expert, slot in pool.slot_of.items()}
     assert capacity.everything or not holder or decider._evicts[0].stays
@@ -103,7 +104,7 @@ def check_every_event(policy, trace, capacity):
                     promised.pop(copy.displaced, None)  # demand goes before foresight
                 for expert, slot in zip(wave.execute, wave.slots, strict=True):
                     assert holder[slot] == expert, "the kernel reads what the slot holds"
-                    assert expert // experts == layer
+                    assert expert // experts % layers == layer
                 assert not ran & set(wave.execute), "every expert runs once"
                 ran |= set(wave.execute)
                 if number + 1 < len(decision.waves):
@@ -114,10 +115,14 @@ def check_every_event(policy, trace, capacity):
                 if copy.displaced is None or copy.displaced // experts != layer:  # else the router has disowned it
                     assert copy.displaced not in promised, "a prefetch evicts what another has brought"
                 assert copy.displaced in (None, holder.get(copy.slot))
-                assert copy.expert // experts > layer or decider.policy.prefetch.of_next_step, "before its layer"
+                ahead = copy.expert // experts % layers
+                assert ahead > layer or decider.policy.prefetch.of_next_step, "before its layer"
                 holder[copy.slot] = copy.expert
                 promised[copy.expert] = copy.slot
-            accesses = ran | set(decision.stood_in) | set(decision.on_cpu)
+            assert step.phase != PREFILL or all(expert < everyone for expert in ran), "prefill runs in high precision"
+            versions = ran | set(decision.stood_in) | set(decision.on_cpu)
+            accesses = {expert % everyone for expert in versions}
+            assert len(accesses) == len(versions), "an expert runs in one precision"
             if not decider.policy.route.looks_at_cache:
                 true = decider.policy.route.accesses(step, layer)
                 assert accesses == {layer * experts + e for e in true}
@@ -129,14 +134,14 @@ def check_every_event(policy, trace, capacity):
             assert decision.reads_router or not decision.on_cpu, "the CPU needs the layer's input"
             assert decision.hits + decision.misses.total() == len(accesses)
             if not leaves_unseen:
-                assert decision.hits == len(accesses & before), "hits are classified on the state at the start"
+                assert decision.hits == len(versions & before), "hits are classified on the state at the start"
             fetched = sum(len(wave.demand) for wave in decision.waves)
             assert fetched + len(decision.stood_in) + len(decision.on_cpu) == decision.misses.total()
             assert step.phase != PREFILL or not decision.stood_in, "prefill executes what the router chose"
             if decision.weight_executed is not None:
                 assert 0 <= decision.weight_executed <= sum(step.mass(layer).values()) * (1 + 1e-12)
             decider.finish(layer)
-            promised = {expert: slot for expert, slot in promised.items() if expert // experts != layer}
+            promised = {expert: slot for expert, slot in promised.items() if expert // experts % layers != layer}
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -12,7 +12,7 @@ from moesim.decide import Capacity, Decider, run_without_clock
 from moesim.events import steps
 from moesim.policies.composition import known_policies, parse, split_call
 from moesim.policies.costs import Costs
-from tests.oracles.shipped_counts import EIGHT_SLOTS, opened, rows
+from tests.oracles.shipped_counts import EIGHT_SLOTS, IN_ONE_PRECISION, opened, rows
 
 MISSES = {
     "lru": (9216, 9216, 9216, 6767, 5433, 3737, 2895, 1452),
@@ -35,7 +35,7 @@ MISSES = {
     "pre-gated": (576, 576, 576, 457, 356, 229, 179, 96),
     "static-frequency": (8949, 8352, 7584, 7259, 5597, 3764, 2905, 1443),
     "moe-infinity": (9029, 9029, 9029, 8397, 6836, 5020, 4081, 1868),
-    "hobbit[predictor=synthetic[recall=1]]": (568, 551, 495, 475, 362, 259, 205, 134),
+    IN_ONE_PRECISION: (568, 551, 495, 475, 362, 259, 205, 134),
     "finemoe": (7708, 6364, 6310, 6072, 5026, 3791, 3134, 1555),
     "prefetch-and-refetch": (1994, 1990, 1990, 1990, 1296, 927, 678, 301),
     "speculate-and-execute": (576, 576, 576, 474, 385, 273, 188, 85),
@@ -43,6 +43,7 @@ MISSES = {
     "mixtral-offloading": (2132, 2114, 2114, 2114, 1407, 988, 725, 295),
     "specmd-overfetch": (1480, 979, 979, 979, 801, 555, 462, 206),
     "specmd-percentile[predictor=residual,percentile=85.0]": (1605, 1417, 1417, 1417, 1051, 789, 583, 269),
+    "specmd-drop-cascade": (1425, 979, 979, 979, 822, 584, 474, 231),
     "specmd-drop": (1453, 979, 979, 979, 893, 784, 728, 641),
     "cpu": (9088, 8801, 8393, 8150, 7105, 5688, 4819, 2408),
     "fiddler": (9088, 8801, 8393, 8150, 7105, 5688, 4819, 2408),
@@ -52,15 +53,19 @@ MISSES = {
 }
 PLAIN = {
     "prefetch-and-refetch", "speculate-and-execute", "resident-execute", "mixtral-offloading", "specmd-overfetch",
-    "specmd-percentile[predictor=residual,percentile=85.0]", "specmd-drop",
+    "specmd-percentile[predictor=residual,percentile=85.0]", "specmd-drop", "specmd-drop-cascade",
     "cpu", "fiddler", "ktransformers", "llama-cpp", "freetoken",
 }
 """Those that read a recorded prediction, or nothing; the others are counted on the trace with scores."""
 COSTS = Costs((10,), (2,), 13, link_bytes_per_s=2e9, host_bytes_per_s=5e9)
 """Two in five of the missing experts go over the link, for the policy that asks."""
-ELSEWHERE = {"on-demand", "all-resident", "belady", "fifo", "moe-speq", "expert-replication"}
-"""The first two keep nothing and everything; belady and fifo are pinned in tests/test_real_traces.py, and what verifies
-several tokens at once in tests/draft/test_counts.py. Replication does nothing at one token a step."""
+ELSEWHERE = {
+    "on-demand", "all-resident", "belady", "fifo", "moe-speq", "expert-replication", "specmd-lowest-bit",
+    "specmd-precision-cascade",
+}
+"""The first two keep nothing and everything; belady and fifo are pinned in tests/test_real_traces.py, what verifies
+several tokens at once in tests/draft/test_counts.py, what keeps two precisions in tests/policies/test_precision.py.
+Replication does nothing at one token a step."""
 
 
 def shipped(name):

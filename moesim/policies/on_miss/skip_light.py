@@ -5,8 +5,8 @@
     fetch a missing expert with s_i of at most 0.9, skip the others
     prefill: all are fetched, since prefill routes truly under every policy
 
-HOBBIT fetches between 0.6 and 0.9 in int4; here those are fetched whole. An expert that several tokens need is
-fetched if one of them needs it that much. The heaviest expert, with s = 0, is always fetched.
+HOBBIT fetches between 0.6 and 0.9 in int4 (see `precision-cascade`); here those are fetched whole. An expert that
+several tokens need is fetched if one of them needs it that much. The heaviest expert, with s = 0, is always fetched.
 """
 
 from collections.abc import Sequence
@@ -32,6 +32,6 @@ class SkipLight(OnMiss):
     def fetched(self, step: Step, layer: int, missing: Sequence[int]) -> Sequence[int]:
         if step.phase == PREFILL:
             return missing
-        before = weight_before(step, layer)
+        before = weight_before(step.gates(layer))
         # One that the router did not choose, and a re-routing or predicting rule accesses, has nothing to weigh.
         return [expert for expert in missing if before.get(expert, 0.0) <= self._skip]

@@ -1,0 +1,1 @@
+"""Rules of the role `budget`: one rule, one file."""
