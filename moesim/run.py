@@ -291,10 +291,10 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             experts=numbered,
         )
         grouped = run.engine.expert_kernels == "grouped"
-        if run.device == "fast" and not window.clocked and grouped and is_compiled(policy, window.capacity):
+        if run.device == "fast" and not window.clocked and grouped and is_compiled(policy, window.capacity, run.engine):
             compiled = CompiledRun(
-                trace, window.stop, window.capacity, model, run.engine, hardware, window.optimum(), tally.observe,
-                config.context_tokens,
+                trace, window.stop, window.capacity, model, run.engine, hardware, parse(policy.name).prefetch,
+                window.optimum(), tally.observe, config.context_tokens,
             )
             compiled.run()
             sources.update(compiled.kernel_sources)

@@ -28,7 +28,7 @@ def rows(**configuration):
     """What a configuration gives, less what names the device: in SimPy, by the loop on FastGPU, and compiled."""
     found = []
     ways = [("simulated", False), ("fast", False)]
-    if jit.AVAILABLE and configuration["policy"] in ("lru", "on-demand"):
+    if jit.AVAILABLE and configuration["policy"].startswith(("lru", "on-demand", "prefetch-and-refetch")):
         ways.append(("fast", True))
     for device, compiler in ways:
         with pytest.MonkeyPatch.context() as patch:

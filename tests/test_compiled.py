@@ -12,14 +12,19 @@ from moesim.compiled import jit, run
 from moesim.compiled.run import CompiledRun, is_compiled
 from moesim.decide import Capacity, Decider, OptimumHits
 from moesim.devices.simulated import SimulatedGPU
+from moesim.engine import EngineSpec
 from moesim.events import steps
 from moesim.policies.composition import parse
 from moesim.replay import Replay
 from moesim.result import Tally
+from tests.plain_hardware import plain_engine
 from tests.random_machines import ENGINES, HARDWARE, MODEL
-from tests.traces_for_tests import batched_trace, random_trace
+from tests.traces_for_tests import PREDICTOR, batched_trace, random_trace
 
 pytestmark = pytest.mark.skipif(not jit.AVAILABLE, reason="numba is not installed: pip install 'moesim[fast]'")
+
+
+POLICIES = ("lru", f"prefetch-and-refetch[predictor={PREDICTOR}]", "lru[prefetch=pre-gated]")
 
 
 class Told:
@@ -33,7 +38,7 @@ class Told:
         self.tally.observe(outcome)
         numbers = {each.name: getattr(outcome, each.name) for each in fields(outcome)}
         decisions = numbers.pop("decisions")
-        del numbers["step"]
+        del numbers["step"], numbers["drafts"]
         misses = sum((each.misses for each in decisions), Counter())
         sums = [
             sum(each)
@@ -59,11 +64,12 @@ def some_optimum(trace, seed):
 
 @given(
     hardware=HARDWARE, engine=ENGINES, slots=st.integers(0, 24), seed=st.integers(0, 1000), prompt=st.integers(0, 6),
-    batch=st.sampled_from([0, 2, 5]), context=st.sampled_from([None, 64]), block=st.sampled_from([1, 30, 100_000]),
+    batch=st.sampled_from([0, 2, 5]), policy=st.sampled_from(POLICIES),
+    context=st.sampled_from([None, 64]), block=st.sampled_from([1, 30, 100_000]),
 )
 @settings(max_examples=120, deadline=None)
 def test_each_step_is_decided_and_timed_as_by_the_loop(
-    hardware, engine, slots, seed, prompt, batch, context, block
+    hardware, engine, slots, seed, prompt, batch, policy, context, block
 ):
     trace = (
         batched_trace(15, 3, 8, 2, batch=batch, dropped=0.2, seed=seed) if batch
@@ -71,16 +77,21 @@ def test_each_step_is_decided_and_timed_as_by_the_loop(
     )
     largest = max(len(accesses) for step in steps(trace) for accesses in step.accesses)
     capacity = Capacity(slots) if slots >= 2 else Capacity(2 * (8 if prompt else largest), workspace=True)
+    if batch:
+        policy = "lru"  # a batch has no predictions
     optimum = None if capacity.workspace else some_optimum(trace, seed)
     stream = engine.prefill == "stream"
-    decider = Decider(parse("lru"), 3, 8, capacity, largest_event=largest, optimum=optimum, stream_prefill=stream)
+    decider = Decider(
+        parse(policy), 3, 8, capacity, largest_event=largest, optimum=optimum, stream_prefill=stream
+    )
     loop, compiled = Told(), Told()
     device = SimulatedGPU(hardware, engine)
     device.run(Replay(steps(trace), decider, device, MODEL, engine, decider.slots, loop.observe, context).program())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "BLOCK_ACCESSES", block)
         CompiledRun(
-            trace, trace.tokens, capacity, MODEL, engine, hardware, optimum, compiled.observe, context
+            trace, trace.tokens, capacity, MODEL, engine, hardware, parse(policy).prefetch, optimum,
+            compiled.observe, context,
         ).run()
     assert compiled.outcomes == loop.outcomes
     figures = MODEL.expert_bytes, hardware.link_bytes_per_s
@@ -94,15 +105,21 @@ def test_each_step_is_decided_and_timed_as_by_the_loop(
         ("on-demand", Capacity(8, workspace=True), True),
         ("lru", Capacity(8, per_layer=True), False),
         ("all-resident", Capacity(24, everything=True), False),
-        ("lru[prefetch=predicted]", Capacity(8), False),
+        ("lru[prefetch=predicted[count=3]]", Capacity(8), True),
+        ("lru[prefetch=multi-layer]", Capacity(8), False),
         ("lru[on_miss=drop]", Capacity(8), False),
         ("fifo", Capacity(8), False),
     ],
 )
 def test_only_plain_rules_are_compiled(policy, capacity, expected):
-    assert is_compiled(parse(policy), capacity) == expected
+    assert is_compiled(parse(policy), capacity, plain_engine()) == expected
 
 
 def test_without_numba_nothing_is_compiled(monkeypatch):
     monkeypatch.setattr(jit, "AVAILABLE", False)
-    assert not is_compiled(parse("lru"), Capacity(8))
+    assert not is_compiled(parse("lru"), Capacity(8), plain_engine())
+
+
+def test_an_engine_that_does_what_is_not_compiled_takes_the_loop():
+    assert is_compiled(parse("lru"), Capacity(8), EngineSpec.load("graph"))
+    assert not is_compiled(parse("lru"), Capacity(8), EngineSpec.load("promoe"))

@@ -14,3 +14,10 @@ def compiled(function: Function) -> Function:
     import numba
 
     return cast(Function, numba.njit(cache=True)(function))
+
+
+def inlined(function: Function) -> Function:
+    """The same, written into whoever calls it: a call that passes a dozen arrays costs more than what it does."""
+    import numba
+
+    return cast(Function, numba.njit(cache=True, inline="always")(function))

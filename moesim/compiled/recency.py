@@ -1,8 +1,9 @@
 """LRU in one pool, and on-demand: the decisions of `decide.py` and the operations of `replay.py`, compiled.
 
-For each event of a block of steps: classify, touch, choose victims, enqueue; in the order that those two files have.
-Experts are numbered over all layers. Residents stand in a list from the oldest use to the latest (in a workspace, which
-has no victims: from the first to come to the last).
+What is to be prefetched is asked of the policy's rule before, in Python, and comes in as lists. For each event of a
+block of steps: classify, touch, choose victims, enqueue; in the order that those two files have. Experts are numbered
+over all layers. Residents stand in a list from the oldest use to the latest (in a workspace, which has no victims:
+from the first to come to the last).
 """
 
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from moesim.compiled.clock import (
     WAIT_COMPUTE,
     WAIT_COPIES,
 )
-from moesim.compiled.jit import compiled
+from moesim.compiled.jit import compiled, inlined
 
 Integers = NDArray[np.int64]
 
@@ -30,9 +31,9 @@ Integers = NDArray[np.int64]
 """Columns of what is counted in each step; the reasons of misses stand in the order of `decide.REASONS`."""
 COUNT_COLUMNS = 10
 
-(CLOCK, OLDEST, LATEST, FREE_FIRST, FREE_COUNT, PASS, LAUNCHED, COMPLETE, EVENTS, CODES) = range(10)
-"""Places of `Cache.state`."""
-STATES = 10
+(CLOCK, OLDEST, LATEST, FREE_FIRST, FREE_COUNT, PASS, LAUNCHED, COMPLETE, EVENTS, CODES, AHEAD) = range(11)
+"""Places of `Cache.state`. AHEAD: how many events have named experts for layers that have not run yet."""
+STATES = 11
 
 
 class Cache(NamedTuple):
@@ -45,6 +46,8 @@ class Cache(NamedTuple):
     newer: Integers
     pinned: NDArray[np.bool_]
     foreseen: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
+    """Named by a prefetch of this pass, copied or not."""
     seen: NDArray[np.bool_]
     evicted_in_pass: Integers
     free: Integers
@@ -72,6 +75,9 @@ class Waves(NamedTuple):
     slot: Integers
     pairs: Integers
     demand: Integers
+    todo: Integers
+    rest: Integers
+    """Who is still to come, by place among the accesses."""
     end: Integers
     """Where each wave's experts end, from place 1 on."""
     demand_end: Integers
@@ -89,13 +95,14 @@ def new_cache(layers: int, experts: int, slots: int) -> Cache:
     state[FREE_COUNT] = slots
     return Cache(
         slot_of=filled(every, -1), stamp=filled(every, 0), older=filled(every, -1), newer=filled(every, -1),
-        pinned=np.zeros(every, np.bool_), foreseen=np.zeros(every, np.bool_), seen=np.zeros(every, np.bool_),
+        pinned=np.zeros(every, np.bool_), foreseen=np.zeros(every, np.bool_),
+        asked=np.zeros(every, np.bool_), seen=np.zeros(every, np.bool_),
         evicted_in_pass=filled(every, -1), free=np.arange(slots), arrival=filled(slots, -1), read_by=filled(slots, 0),
         state=state,
     )
 
 
-@compiled
+@inlined
 def _unlink(cache: Cache, expert: int) -> None:
     older, newer = cache.older[expert], cache.newer[expert]
     if older >= 0:
@@ -108,7 +115,7 @@ def _unlink(cache: Cache, expert: int) -> None:
         cache.state[LATEST] = older
 
 
-@compiled
+@inlined
 def _link(cache: Cache, expert: int, stamp: int) -> None:
     """Put an expert in its place by its stamp, which is one of the latest."""
     older = cache.state[LATEST]
@@ -126,7 +133,7 @@ def _link(cache: Cache, expert: int, stamp: int) -> None:
         cache.state[LATEST] = expert
 
 
-@compiled
+@inlined
 def _take_slot(cache: Cache, workspace: bool) -> int:
     """A free slot, or that of the oldest resident that is not pinned; -1 if there is none."""
     state = cache.state
@@ -149,14 +156,14 @@ def _take_slot(cache: Cache, workspace: bool) -> int:
     return int(slot)
 
 
-@compiled
+@inlined
 def _push(cache: Cache, program: Program, code: int, argument: int) -> None:
     place = cache.state[CODES]
     program.codes[place], program.arguments[place] = code, argument
     cache.state[CODES] = place + 1
 
 
-@compiled
+@inlined
 def _record(cache: Cache, program: Program, code: int, foreseen: bool) -> int:
     """Enqueue the record of an event; returns its number."""
     event = cache.state[EVENTS]
@@ -243,7 +250,9 @@ def _unpin_prefetches(cache: Cache, experts: int, layer: int, needed: Any) -> No
 @compiled
 def _classify(cache: Cache, accesses: Any, optimum: Any, counts: Any, experts: int, layer: int) -> None:
     """Count hits, and misses by reason."""
-    used = 0
+    first, last = layer * experts, (layer + 1) * experts
+    named = cache.state[AHEAD] > 0
+    used, asked = 0, named and cache.asked[first:last].any()
     for place in range(len(accesses)):
         expert = accesses[place]
         if cache.slot_of[expert] >= 0:
@@ -252,6 +261,8 @@ def _classify(cache: Cache, accesses: Any, optimum: Any, counts: Any, experts: i
             continue
         if not cache.seen[expert]:
             counts[COMPULSORY] += 1
+        elif asked and not cache.asked[expert]:
+            counts[PREFETCH] += 1
         elif cache.evicted_in_pass[expert] == cache.state[PASS]:
             counts[COLLISION] += 1
         elif len(optimum) and optimum[place]:
@@ -259,15 +270,18 @@ def _classify(cache: Cache, accesses: Any, optimum: Any, counts: Any, experts: i
         else:
             counts[CAPACITY] += 1
     counts[HITS_BY_PREFETCH] += used
-    counts[UNUSED] += cache.foreseen[layer * experts : (layer + 1) * experts].sum() - used
-    cache.seen[accesses] = True
+    if named:
+        counts[UNUSED] += cache.foreseen[first:last].sum() - used
+    for expert in accesses:
+        cache.seen[expert] = True
 
 
 @compiled
-def _foresee(cache: Cache, first: int, last: int, slots: Any, taken: int, counts: Any, workspace: bool) -> int:
-    """Give slots to all of a layer, experts `first` to `last`, exclusive, behind the `taken` slots that are given."""
-    cache.pinned[first:last] = True
-    for expert in range(first, last):
+def _foresee(cache: Cache, wanted: Any, slots: Any, taken: int, counts: Any, workspace: bool) -> int:
+    """Give slots to whom a prefetch wants, behind the `taken` slots that are given; returns how many there are then."""
+    for expert in wanted:  # residents first, so that no entry of the list evicts another
+        cache.pinned[expert] = True
+    for expert in wanted:
         if cache.slot_of[expert] >= 0:
             continue
         slot = _take_slot(cache, workspace)
@@ -304,9 +318,11 @@ def _make_waves(
 ) -> int:
     """Give slots in order of first use; whoever finds none waits for the next wave. Returns the number of waves."""
     count = demanded = executed = 0
-    todo = np.arange(len(accesses))
+    todo = waves.todo[: len(accesses)]
+    for place in range(len(accesses)):
+        todo[place] = place
     while len(todo):
-        rest, begin, full = np.empty(len(todo), np.int64), executed, False
+        rest, begin, full = waves.rest, executed, False
         waiting = 0
         for place in todo:
             expert = accesses[place]
@@ -331,7 +347,8 @@ def _make_waves(
                 demanded += 1
             waves.expert[executed], waves.slot[executed], waves.pairs[executed] = expert, slot, pairs[place]
             executed += 1
-        todo = rest[:waiting]
+        todo = todo[:waiting]
+        todo[:] = rest[:waiting]
         if waiting:  # this wave's kernels are launched before the next wave's copies: it is evictable now
             cache.pinned[waves.expert[begin:executed]] = False
         count += 1
@@ -340,11 +357,18 @@ def _make_waves(
 
 
 @compiled
-def _finish(cache: Cache, experts: int, layer: int, workspace: bool) -> None:
+def _finish(cache: Cache, accesses: Any, experts: int, layer: int, workspace: bool) -> None:
     """Unpin the layer, and empty a workspace of it."""
     first, last = layer * experts, (layer + 1) * experts
-    cache.pinned[first:last] = False
-    cache.foreseen[first:last] = False
+    if cache.state[AHEAD]:
+        cache.pinned[first:last] = False
+        cache.foreseen[first:last] = False
+        cache.asked[first:last] = False
+        if last == len(cache.pinned):
+            cache.state[AHEAD] = 0
+    else:
+        for expert in accesses:
+            cache.pinned[expert] = False
     if not workspace:
         return
     state = cache.state
@@ -362,24 +386,27 @@ def _finish(cache: Cache, experts: int, layer: int, workspace: bool) -> None:
 @compiled
 def decide_and_enqueue(
     cache: Cache, program: Program, accesses: Integers, touched: Integers, pairs: Integers, starts: Integers,
-    optimum: Any, dense: Integers, plan: Integers, streamed: Any, experts: int, workspace: bool, each: bool,
-    pairs_limit: int, counts: Integers,
+    wanted: Integers, wanted_starts: Integers, optimum: Any, dense: Integers, plan: Integers, streamed: Any,
+    reuses: Any, experts: int, workspace: bool, each: bool, pairs_limit: int, counts: Integers,
 ) -> int:
     """Decide and enqueue a block of steps; returns the number of operations.
 
     `accesses`, `touched` (heaviest last) and `pairs` of event n stand at `starts[n]` to `starts[n + 1]`, and so does
-    `optimum`, unless it is empty. `dense` [steps, 4]: kernels of attention, router, a dense layer and the head.
-    `plan`: of each of the model's layers its place among the MoE layers, or -1. `counts` [steps, COUNT_COLUMNS] is
-    filled. The kernel of n experts and p pairs is named -1 - (n * pairs_limit + p).
+    `optimum`, unless it is empty; whom it has prefetched, in `wanted` by `wanted_starts`. `streamed` and `reuses`:
+    steps that copy whole layers ahead, or leave a prefetched last layer as it is. `dense` [steps, 4]: kernels of
+    attention, router, a dense layer and the head. `plan`: of each of the model's layers its place among the MoE
+    layers, or -1. `counts` [steps, COUNT_COLUMNS] is filled. The kernel of n experts and p pairs is named
+    -1 - (n * pairs_limit + p).
     """
     state = cache.state
     state[CODES] = 0
     layers, event = len(cache.slot_of) // experts, 0
     stamps = np.empty(len(cache.slot_of), np.int64)
-    ahead = np.empty(2 * experts, np.int64)
+    ahead = np.empty(2 * len(cache.slot_of), np.int64)
     waves = Waves(
         np.empty(experts, np.int64), np.empty(experts, np.int64), np.empty(experts, np.int64),
-        np.empty(experts, np.int64), np.zeros(experts + 1, np.int64), np.zeros(experts + 1, np.int64),
+        np.empty(experts, np.int64), np.empty(experts, np.int64), np.empty(experts, np.int64),
+        np.zeros(experts + 1, np.int64), np.zeros(experts + 1, np.int64),
     )
     for step in range(len(dense)):
         state[PASS] += 1
@@ -390,18 +417,24 @@ def decide_and_enqueue(
             _push(cache, program, LAUNCH, dense[step, 0])
             _push(cache, program, LAUNCH, dense[step, 1])
             here = slice(starts[event], starts[event + 1])
+            ask = wanted[wanted_starts[event] : wanted_starts[event + 1]]
             event += 1
             _classify(cache, accesses[here], optimum[here], counts[step], experts, layer)
             _touch(cache, touched[here], stamps, workspace)
             count = _make_waves(cache, accesses[here], pairs[here], stamps, experts, layer, workspace, waves)
             foreseen = 0
+            state[AHEAD] += streamed[step] or len(ask) > 0
             if streamed[step]:
                 for other in range(layer, min(layer + 2, layers)):
-                    foreseen = _foresee(
-                        cache, other * experts, (other + 1) * experts, ahead, foreseen, counts[step], workspace
-                    )
+                    whole = np.arange(other * experts, (other + 1) * experts)
+                    foreseen = _foresee(cache, whole, ahead, foreseen, counts[step], workspace)
             else:
+                for expert in ask:
+                    cache.asked[expert] = True
+                foreseen = _foresee(cache, ask, ahead, 0, counts[step], workspace)
                 _read_back(cache, program)
+            if reuses[step] and layer + 1 == layers - 1:
+                foreseen = 0
             _push(cache, program, DECIDED, 0)
             for wave in range(count):
                 _copy(cache, program, waves.demand[waves.demand_end[wave] : waves.demand_end[wave + 1]], each, False)
@@ -411,7 +444,7 @@ def decide_and_enqueue(
                 _execute(cache, program, waves.slot[mine], waves.pairs[mine], pairs_limit, each)
             if count == 0:
                 _copy(cache, program, ahead[:foreseen], each, True)
-            _finish(cache, experts, layer, workspace)
+            _finish(cache, accesses[here], experts, layer, workspace)
         _push(cache, program, LAUNCH, dense[step, 3])
         _read_back(cache, program)
         _push(cache, program, END, 0)

@@ -22,6 +22,8 @@ from moesim.hardware import Hardware
 from moesim.kernels import Kernels
 from moesim.model import ModelSpec
 from moesim.policies.composition import Policy
+from moesim.policies.registry import rule_class
+from moesim.policies.roles import Prefetch
 from moesim.replay import StepOutcome
 from moesim.token_time import TokenTime
 from moesim.trace import Trace
@@ -29,18 +31,30 @@ from moesim.trace import Trace
 BLOCK_ACCESSES = 100_000
 """How many accesses are decided and timed at once: as many as fit a processor's cache with their operations."""
 COMPILED_RULES = {
-    "route": "true-top-k", "prefetch": "none", "on_miss": "fetch", "evict": "lru", "budget": "shared", "draft": "none",
+    "route": "true-top-k", "on_miss": "fetch", "evict": "lru", "budget": "shared", "draft": "none",
 }
 """Rules without parameters, by role."""
+COMPILED_PREFETCHES = ("none", "predicted", "pre-gated", "static-frequency", "activation-matrix", "expert-map")
+"""Rules that do not look at what is resident, so that they can be asked before. They stay plain Python."""
 
 
-def is_compiled(policy: Policy, capacity: Capacity) -> bool:
-    """Whether the run is one that this package decides, and its compiler is installed."""
+COMPILED_ENGINE = {
+    "name", "source", "mode", "experts_captured", "copies_per_expert", "start", "read_back", "prefill", "launches",
+    "last_layer_reused",
+}
+"""Keys of an engine that the compiled code knows; whatever else there is must be as it is by default."""
+
+
+def is_compiled(policy: Policy, capacity: Capacity, engine: EngineSpec) -> bool:
+    """Whether the run is one that this package decides and times, and its compiler is installed."""
+    others = {name: key for name, key in EngineSpec.model_fields.items() if name not in COMPILED_ENGINE}
     plain = {role: given for role, given in policy.rules.items() if role in COMPILED_RULES}
     return (
         jit.AVAILABLE
+        and policy.rules["prefetch"][0] in COMPILED_PREFETCHES
         and plain == {role: (rule, {}) for role, rule in COMPILED_RULES.items()}
         and not (capacity.per_layer or capacity.everything)
+        and all(getattr(engine, name) == key.default for name, key in others.items())
     )
 
 
@@ -73,15 +87,26 @@ class _Block:
     pairs: Integers
     starts: Integers
     """[events + 1]: where each event's accesses begin in the three arrays above."""
+    streamed: NDArray[np.bool_]
+    """Of each step: whole layers are copied ahead."""
+    wanted: Integers
+    """Whom events have prefetched."""
+    wanted_starts: Integers
 
 
-def _blocks(window: Iterator[Step], layers: int, experts: int, top_k: int) -> Iterator[_Block]:
-    """Steps in blocks of about `BLOCK_ACCESSES`."""
+def _blocks(
+    window: Iterator[Step], prefetch: Prefetch, layers: int, experts: int, top_k: int, *, streams: bool
+) -> Iterator[_Block]:
+    """Steps in blocks of about `BLOCK_ACCESSES`. `streams`: prefill may copy whole layers."""
+    asks = type(prefetch) is not rule_class("prefetch", "none")
     size = max(1, BLOCK_ACCESSES // (layers * top_k))
     offsets = np.repeat(np.arange(layers) * experts, top_k)
     while block := list(islice(window, size)):
         accesses, touched, pairs, lengths = [], [], [], []
-        for step in block:
+        wanted: list[int] = []
+        wanted_starts = [0]
+        streamed = np.array([streams and streams_whole_layers(step, experts) for step in block])
+        for step, whole_layers in zip(block, streamed.tolist(), strict=True):
             if step.tokens == 1 and min(step.pairs) == top_k:
                 row = step.chosen[0].astype(np.int64)
                 accesses.append(row.ravel() + offsets)
@@ -94,8 +119,16 @@ def _blocks(window: Iterator[Step], layers: int, experts: int, top_k: int) -> It
                 touched.append(np.array(order, np.int64))
                 pairs.append(_pairs(step, layers, experts)[accesses[-1]])
             lengths += [len(each) for each in step.accesses]
+            for layer in range(layers) if asks else ():
+                prefetch.on_event(step, layer)
+                if not whole_layers and prefetch.asks(step, layer):
+                    wanted += prefetch.wanted(step, layer)
+                wanted_starts.append(len(wanted))
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        yield _Block(block, np.concatenate(accesses), np.concatenate(touched), np.concatenate(pairs), starts)
+        yield _Block(
+            block, np.concatenate(accesses), np.concatenate(touched), np.concatenate(pairs), starts, streamed,
+            np.array(wanted, np.int64), np.array(wanted_starts) if asks else np.zeros(len(starts), np.int64),
+        )
 
 
 def _pairs(step: Step, layers: int, experts: int) -> Integers:
@@ -109,7 +142,10 @@ def _pairs(step: Step, layers: int, experts: int) -> Integers:
 
 
 class CompiledRun:
-    """One run of a window under LRU, or on demand. `observe` is told the outcome of every step."""
+    """One run of a window under LRU or on demand, with or without a prefetch that does not look at the cache.
+
+    `observe` is told the outcome of every step.
+    """
 
     def __init__(
         self,
@@ -119,6 +155,7 @@ class CompiledRun:
         model: ModelSpec,
         engine: EngineSpec,
         hardware: Hardware,
+        prefetch: Prefetch,
         optimum: OptimumHits | None,
         observe: Callable[[StepOutcome], None],
         context_tokens: int | None,
@@ -127,6 +164,8 @@ class CompiledRun:
         self._stop = stop
         self._capacity = capacity
         self._engine = engine
+        self._prefetch = prefetch
+        prefetch.prepare(trace.layers, trace.n_experts)
         self._optimum = optimum
         self._observe = observe
         self._context_tokens = context_tokens
@@ -159,7 +198,12 @@ class CompiledRun:
     def run(self) -> None:
         """From the first step to the last."""
         trace, seen = self._trace, 0
-        for block in _blocks(steps(trace, 0, self._stop), trace.layers, trace.n_experts, trace.top_k):
+        # Two layers fit into the slots: one is copied while the other is used.
+        streams = self._capacity.slots >= 2 * trace.n_experts and self._engine.prefill == "stream"
+        window = steps(trace, 0, self._stop)
+        for block in _blocks(
+            window, self._prefetch, trace.layers, trace.n_experts, trace.top_k, streams=streams
+        ):
             flags = (
                 np.empty(0, np.uint8) if self._optimum is None
                 else self._optimum.of_accesses(seen, seen + len(block.accesses))
@@ -171,12 +215,11 @@ class CompiledRun:
     def _decide(self, block: _Block, optimum: NDArray[np.uint8]) -> tuple[recency.Program, Integers]:
         """What a block enqueues, with the kernels of experts by their number; and its counts, step by step."""
         experts, cache = self._trace.n_experts, self._cache
-        two_layers_fit = self._capacity.slots >= 2 * experts and self._engine.prefill == "stream"
-        streamed = np.array([two_layers_fit and streams_whole_layers(step, experts) for step in block.steps])
+        reuses = np.array([self._engine.last_layer_reused and step.phase == DECODE for step in block.steps])
         dense = np.array([self._dense(step) for step in block.steps])
         # Room for the most that can be enqueued: seven operations an access, eight for each expert streamed ahead.
         room = len(block.steps) * (len(self._plan) + 4) + 6 * len(block.starts) + 8 * len(block.accesses)
-        room += int(streamed.sum()) * self._trace.layers * 8 * 2 * experts
+        room += 8 * (len(block.wanted) + int(block.streamed.sum()) * self._trace.layers * 2 * experts)
         known = len(self._completed)
         program = recency.Program(
             np.empty(room, np.int8), np.empty(room, np.int64),
@@ -187,8 +230,9 @@ class CompiledRun:
         counts = np.zeros((len(block.steps), recency.COUNT_COLUMNS), np.int64)
         pairs_limit = int(np.add.reduceat(block.pairs, block.starts[:-1]).max(initial=0)) + 1
         length = recency.decide_and_enqueue(
-            cache, program, block.accesses, block.touched, block.pairs, block.starts, optimum, dense, self._plan,
-            streamed, experts, self._capacity.workspace, self._engine.start == "each", pairs_limit, counts,
+            cache, program, block.accesses, block.touched, block.pairs, block.starts, block.wanted,
+            block.wanted_starts, optimum, dense, self._plan, block.streamed, reuses, experts,
+            self._capacity.workspace, self._engine.start == "each", pairs_limit, counts,
         )
         codes, arguments = program.codes[:length], program.arguments[:length]
         named = (codes == clock.LAUNCH) & (arguments < 0)
