@@ -32,7 +32,7 @@ class Told:
 
     def __init__(self):
         self.outcomes = []
-        self.tally = Tally(3, lossless=True, experts=8)
+        self.tally = Tally(3, lossless=True, layers=3, experts=8)
 
     def observe(self, outcome):
         self.tally.observe(outcome)
@@ -94,7 +94,7 @@ def test_each_step_is_decided_and_timed_as_by_the_loop(
             compiled.observe, context,
         ).run()
     assert compiled.outcomes == loop.outcomes
-    figures = MODEL.expert_bytes, hardware.link_bytes_per_s
+    figures = MODEL.expert_bytes, MODEL.expert_bytes, hardware.link_bytes_per_s
     assert compiled.tally.columns(*figures) == loop.tally.columns(*figures)
 
 
