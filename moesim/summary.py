@@ -126,7 +126,8 @@ def print_served(row: Mapping[str, Value]) -> None:
     for name, words in WAITS.items():
         table.add_row(f"  {words}", *(milliseconds(row[f"{name}_{each}_ns"]) for each in ("mean", "p50", "p95", "p99")))
     out.print(table)
-    out.print(f"{row['requests_per_s']:.4g} requests/s and {row['output_tokens_per_s']:.4g} tokens/s come out")
+    if row["requests_per_s"] is not None:
+        out.print(f"{row['requests_per_s']:.4g} requests/s and {row['output_tokens_per_s']:.4g} tokens/s come out")
     total = row["run_total_ns"]
     assert isinstance(total, int)
     parts = []

@@ -53,7 +53,8 @@ def headline(results: Results) -> list[str]:
         return ["No lossless policy of this sweep fits into the GPU's memory."]
     sentences = [
         f"{_sentence_start(policy_words(best['policy']))} with {percent(best['cache_fraction'])} of the experts "
-        f"on the GPU is the fastest lossless choice: {milliseconds(best['tpot_mean_ns'])} per token{_interval(best)}, "
+        f"on the GPU is the fastest lossless choice{_load(best)}: "
+        f"{milliseconds(best['tpot_mean_ns'])} per token{_interval(best)}, "
         f"{best['tokens_per_s']:.1f} tokens/s, {best['vram_bytes'] / 1e9:.1f} GB of GPU memory."
     ]
     demand = next((row for row in rows if row["policy"] == "on-demand"), None)
@@ -95,6 +96,12 @@ def headline(results: Results) -> list[str]:
             f"{', predicted from true states (open loop)' if lossy['open_loop'] else ''}."
         )
     return sentences
+
+
+def _load(row: Row) -> str:
+    if not row["arrived_per_s"]:
+        return ""
+    return f" for requests that come at {row['arrived_per_s']:.2g} a second, up to {row['max_batch']} at once"
 
 
 def _interval(row: Row) -> str:

@@ -5,8 +5,10 @@
     ITL          end of one of its tokens to the end of the next (inter-token latency)
     end to end   arrival to the end of its last token
 
-Measured are the requests behind the first `warmup_requests`; the window goes from the arrival of the first of them
-to the end of the last step. Throughput counts every token and every request that ends in it.
+Measured are the requests behind the first `warmup_requests`; the window of steps goes from the arrival of the first of
+them to the end. Throughput is that of the departures behind as many: requests and tokens from the step in which the
+last of those leaves to the last step of all, so that it is the rate of arrivals while the machine keeps up, and the
+rate of service when it does not.
 """
 
 from array import array
@@ -48,8 +50,11 @@ class Latency:
         self._served: dict[int, Served] = {}
         self._itl_ns = array("q")
         self._end_ns = 0
-        self._window_tokens = 0
-        self._window_finished = 0
+        self._rate_from_ns = None if warmup_requests else requests[0].arrival_ns
+        """Since when tokens and requests are counted for throughput."""
+        self._tokens_before = 0
+        self._finished_before = 0
+        self._tokens = 0
 
     def token(self, request: Request, outcome: StepOutcome, *, last: bool) -> None:
         """A request has one more token."""
@@ -62,9 +67,7 @@ class Latency:
             self._itl_ns.append(end_ns - served.last_token_ns)
         served.last_token_ns = end_ns
         served.tokens += 1
-        if end_ns > self.window_begin_ns:
-            self._window_tokens += 1
-            self._window_finished += last
+        self._tokens += 1
         if last:
             self.finished.append(self._served.pop(request.number))
 
@@ -73,6 +76,9 @@ class Latency:
         self.time.idle_ns += outcome.begin_ns - self._end_ns
         self.time.add(outcome.time)
         self._end_ns = outcome.end_ns
+        if self._rate_from_ns is None and len(self.finished) >= self._warmup:
+            self._rate_from_ns = outcome.end_ns
+            self._tokens_before, self._finished_before = self._tokens, len(self.finished)
 
     def in_window(self, outcome: StepOutcome) -> bool:
         """Whether a step belongs to the measuring window: it begins there."""
@@ -81,7 +87,7 @@ class Latency:
     def columns(self) -> dict[str, int | float | None]:
         """The columns of a row that a stream adds, and TTFT, which counts from arrival here."""
         measured = [served for served in self.finished if served.number >= self._warmup]
-        window_ns = self._end_ns - self.window_begin_ns
+        leaving_ns = self._end_ns - (self._rate_from_ns or 0)
         samples = {
             "queueing": [served.begin_ns - served.arrival_ns for served in measured],
             "ttft": [served.first_token_ns - served.arrival_ns for served in measured],
@@ -98,8 +104,8 @@ class Latency:
             "requests_measured": len(measured),
             "requests_finished": len(self.finished),
             "arrived_per_s": (len(measured) - 1) * 1e9 / self._arriving_ns if self._arriving_ns else None,
-            "requests_per_s": self._window_finished * 1e9 / window_ns,
-            "output_tokens_per_s": self._window_tokens * 1e9 / window_ns,
+            "requests_per_s": (len(self.finished) - self._finished_before) * 1e9 / leaving_ns if leaving_ns else None,
+            "output_tokens_per_s": (self._tokens - self._tokens_before) * 1e9 / leaving_ns if leaving_ns else None,
             "run_total_ns": self.time.total_ns,
             "run_attention_ns": self.time.attention_ns,
             "run_experts_ns": self.time.experts_ns,

@@ -34,7 +34,7 @@ def config(folder, stream, policy="lru", cache=0.5, **more):
 
 
 OF_THE_STREAM = (
-    "arrivals", "requests", "kv_", "vram_", "max_batch", "ttft_", "queueing_", "itl_", "e2e_", "run_",
+    "arriv", "requests", "kv_", "vram_", "max_batch", "ttft_", "queueing_", "itl_", "e2e_", "run_",
     "output_tokens_per_s", "configuration",
 )
 

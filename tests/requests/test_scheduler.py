@@ -39,6 +39,14 @@ def test_two_at_once(device):
     assert columns["requests_per_s"] == pytest.approx(3 / (5 * S / 1e9))
 
 
+def test_throughput_is_that_of_departures_behind_the_warm_up():
+    """B leaves first, at 3 S; behind it a token of C and one of A, with which both leave, until 5 S."""
+    columns = serve(TRACE, ARRIVALS, max_batch=2, warmup=1).latency.columns()
+    assert columns["requests_per_s"] == columns["output_tokens_per_s"] == pytest.approx(2 / (2 * S / 1e9))
+    assert columns["requests_measured"] == 2, "by arrival: B and C"
+    assert columns["queueing_mean_ns"] == (S - 100 + 3 * S - 200) / 2
+
+
 def test_one_at_a_time():
     run = serve(TRACE, ARRIVALS, max_batch=1)
     assert "".join(who for _, _, who in steps_of(run)) == "AAABBC"
