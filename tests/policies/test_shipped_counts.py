@@ -61,10 +61,11 @@ COSTS = Costs((10,), (2,), 13, link_bytes_per_s=2e9, host_bytes_per_s=5e9)
 """Two in five of the missing experts go over the link, for the policy that asks."""
 ELSEWHERE = {
     "on-demand", "all-resident", "belady", "fifo", "moe-speq", "expert-replication", "specmd-lowest-bit",
-    "specmd-precision-cascade",
+    "specmd-precision-cascade", "adapmoe",
 }
 """The first two keep nothing and everything; belady and fifo are pinned in tests/test_real_traces.py, what verifies
 several tokens at once in tests/draft/test_counts.py, what keeps two precisions in tests/policies/test_precision.py.
+adapmoe is adapmoe-top-1 with a predictor that only the package has, in pools that tests/policies/test_budget.py counts.
 Replication does nothing at one token a step."""
 
 
