@@ -36,14 +36,15 @@ def recording(name):
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-@pytest.mark.parametrize("policy", ["lru", "lfu", "fifo"])
+@pytest.mark.parametrize("policy", exploded.POLICIES)
 def test_exploded_events_hit_where_libcachesim_hits(name, policy):
     trace = recording(name)
     flat = one_expert_events(trace)
     accesses = flat.experts.ravel().tolist()
     for fraction in EIGHT_SIZES:
         slots = int(fraction * trace.layers * trace.n_experts)
-        decider = Decider(parse(policy), 1, flat.n_experts, Capacity(slots), largest_event=1)
+        future = UseList(steps(flat), 1, flat.n_experts) if policy == "belady" else None
+        decider = Decider(parse(policy), 1, flat.n_experts, Capacity(slots), largest_event=1, future=future)
         hits = [decision.hits == 1 for decision in run_without_clock(decider, steps(flat))]
         assert hits == exploded.libcachesim_hits(accesses, slots, policy)
 
