@@ -111,6 +111,9 @@ def run(
     hardware: Annotated[str, typer.Option(help="A machine's name, or a YAML file.")] = "rtx-a6000",
     engine: Annotated[str, typer.Option(help="An engine's name, or a YAML file.")] = "yalis",
     cache: Annotated[str, typer.Option(help="Share of all experts that have a slot on the GPU.")] = "0%",
+    host_cache: Annotated[
+        str, typer.Option(help="Share of all experts that host memory holds; the rest is on disk.")
+    ] = "100%",
     per_layer: Annotated[bool, typer.Option("--per-layer", help="Split the slots evenly over the layers.")] = False,
     context: Annotated[
         int | None, typer.Option(help="KV length of every decode step; by default the trace's own.")
@@ -134,7 +137,7 @@ def run(
     """Run one configuration and print its time as a named sum."""
     from pydantic import ValidationError
 
-    from moesim.config import cache_fraction
+    from moesim.config import cache_fraction, host_cache_fraction
     from moesim.run import RunConfig, simulate
     from moesim.summary import print_run
 
@@ -143,8 +146,13 @@ def run(
     except ConfigError as error:
         raise ConfigError(f"--cache {cache}: {error}") from None
     try:
+        host_fraction = host_cache_fraction(host_cache)
+    except ConfigError as error:
+        raise ConfigError(f"--host-cache {host_cache}: {error}") from None
+    try:
         config = RunConfig(
             trace=trace, model=model, hardware=hardware, engine=engine, policy=policy, cache_fraction=fraction,
+            host_cache_fraction=host_fraction,
             per_layer=per_layer, context_tokens=context, warmup_tokens=warmup, measured_tokens=measured,
             hardware_overrides=overrides(settings or []), device=device,  # type: ignore[arg-type]
         )

@@ -125,6 +125,14 @@ def cache_fraction(value: object) -> float:
     return fraction
 
 
+def host_cache_fraction(value: object) -> float:
+    """As `cache_fraction`. Raises ConfigError for 0 too: every copy passes through host memory."""
+    fraction = cache_fraction(value)
+    if not fraction:
+        raise ConfigError("expected more than 0%: every copy passes through host memory")
+    return fraction
+
+
 def is_axis(key: object) -> bool:
     """Whether a key names an axis of a grid."""
     return key in AXES or str(key).startswith(HARDWARE)
@@ -208,6 +216,7 @@ def _device(value: object, path: Path) -> str:
 AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "policy": _policy,
     "cache": _cache,
+    "host_cache": lambda value, path: host_cache_fraction(value),
     "per_layer": _yes_or_no,
     "trace": _trace,
     "model": _found("models"),
@@ -269,6 +278,7 @@ def runs_of(grid: str, axes: Axes, path: Path, *place: str | int) -> Iterator[Ru
     for combination in product(*axes.values()):
         values = dict(zip(axes, combination, strict=True))
         overrides = {key.removeprefix(HARDWARE): values.pop(key) for key in axes if key.startswith(HARDWARE)}
+        values["host_cache_fraction"] = values.pop("host_cache", 1.0)
         wished = values.pop("cache", 0.0)
         size = {"any": wished, "none": 0.0, "all": 1.0}[parse(values["policy"]).spec.cache]
         rest = size == REST

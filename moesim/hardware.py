@@ -44,6 +44,8 @@ FIGURES: dict[str, bool] = {
     "cpu_bytes_per_s": True,
     "cpu_flops_per_s": True,
     "cpu_expert_floor_ns": False,
+    "disk_bytes_per_s": True,
+    "disk_latency_ns": False,
 }
 """Every figure, and whether more of it makes runs faster."""
 
@@ -52,6 +54,9 @@ MEASURED_ONLY = ("event_latency_ns", "loop_layer_ns", "switch_ns")
 
 CPU_FIGURES = ("host_bytes_per_s", "cpu_bytes_per_s", "cpu_flops_per_s", "cpu_expert_floor_ns")
 """Figures that only experts on the CPU need: a profile has all of them or none."""
+
+DISK_FIGURES = ("disk_bytes_per_s", "disk_latency_ns")
+"""Figures that only experts on disk need: likewise."""
 
 
 def nearest_ns(value: float) -> int:
@@ -100,6 +105,10 @@ class Hardware:
     """Which the CPU reaches on experts with many tokens."""
     cpu_expert_floor_ns: int
     """Added for each expert on the CPU: handing it to the cores and gathering their parts."""
+    disk_bytes_per_s: float
+    """Of large reads."""
+    disk_latency_ns: int
+    """Paid by a read that finds the disk idle."""
     kernel_table: KernelTable
 
     def cpu_expert_ns(self, kernel: Kernel) -> int:
@@ -147,7 +156,9 @@ class HardwareSpec(BaseModel):
             if name not in FIGURES:
                 raise ValueError(f"unknown figure {name!r}: {nearest(name, FIGURES)}")
         for name in FIGURES:
-            if name in MEASURED_ONLY or (name in CPU_FIGURES and figures.keys().isdisjoint(CPU_FIGURES)):
+            if name in MEASURED_ONLY:
+                continue
+            if any(name in group and figures.keys().isdisjoint(group) for group in (CPU_FIGURES, DISK_FIGURES)):
                 continue
             if name not in figures:
                 raise ValueError(f"figure {name} is missing")
@@ -194,6 +205,12 @@ class HardwareSpec(BaseModel):
     def check_cpu(self, why: str) -> None:
         """Raise ConfigError, in one line that says `why`, where nothing is known of the host's CPU and memory."""
         missing = [name for name in CPU_FIGURES if name not in self.figures]
+        if missing:
+            raise ConfigError(f"hardware {self.name}: no figure {missing[0]}: {why}")
+
+    def check_disk(self, why: str) -> None:
+        """Raise ConfigError, in one line that says `why`, where nothing is known of the host's disk."""
+        missing = [name for name in DISK_FIGURES if name not in self.figures]
         if missing:
             raise ConfigError(f"hardware {self.name}: no figure {missing[0]}: {why}")
 

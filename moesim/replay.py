@@ -19,6 +19,7 @@ from moesim.devices.base import Device, Event, KernelRun, Prepared
 from moesim.draft.passes import DraftPasses
 from moesim.engine import EngineSpec
 from moesim.events import DECODE, Step
+from moesim.host_tier import HostTier
 from moesim.kernels import Kernels
 from moesim.late_guesses import LateGuesses
 from moesim.model import ModelSpec
@@ -57,6 +58,8 @@ class StepOutcome:
     """How long the draft's kernels ran, out of the step's time."""
     cancelled_bytes: int = 0
     """Of copies taken back meanwhile, now or earlier decided."""
+    disk_reads: int = 0
+    disk_busy_ns: int = 0
     guesses_dropped: int = 0
     """Prefetches taken back whole because their layer's router spoke first."""
     served_tokens: int = 0
@@ -85,13 +88,14 @@ class Replay:
         late: LateGuesses | None = None,
         copies: int = 1,
         versions: Versions | None = None,
+        tier: HostTier | None = None,
     ) -> None:
         """`predictor` names the ranking that is executed in events for which the router was not asked.
 
         `cpu` is needed where decisions have experts executed on the CPU, `versions` where they name any in low
         precision; `draft` is the model that decodes ahead of steps that verify drafts; `copies` the most copies of one
         expert, each with a number of its own. With `late` prefetches that have not begun when their layer's router
-        speaks are dropped.
+        speaks are dropped. `tier` is host memory where it does not hold all experts.
         """
         self._window = window
         self._decisions = decisions
@@ -102,6 +106,7 @@ class Replay:
         self._predictor = predictor
         self._cpu = cpu
         self._late = late
+        self._tier = tier
         self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
         self._versions = versions or Versions(model)
         self._bytes_of_place = self._versions.bytes_of_place
@@ -132,7 +137,7 @@ class Replay:
     def program(self) -> Generator[Any, None, None]:
         """The host thread, from the first step to the last."""
         device = self._device
-        begin = link_busy = cancelled = 0
+        begin = link_busy = cancelled = reads = disk_busy = 0
         for step in self._window:
             if step.not_before_ns > begin:
                 begin = device.idle_until(step.not_before_ns)
@@ -153,6 +158,10 @@ class Replay:
             dropped = 0
             if self._late is not None:
                 dropped, self._late.dropped = self._late.dropped, 0
+            disk_reads = disk_ns = 0
+            if self._tier is not None:
+                disk_reads, reads = self._tier.reads - reads, self._tier.reads
+                disk_ns, disk_busy = self._tier.device.disk_busy_ns - disk_busy, self._tier.device.disk_busy_ns
             device.runs.clear()
             device.blocked.clear()
             self._cpu_runs.clear()
@@ -160,7 +169,8 @@ class Replay:
             self._observe(
                 StepOutcome(
                     step, begin, end, time, decisions, late, self._copies, link_busy - link_was_busy, blocked, on_cpu,
-                    self._drafts, draft_ns, taken_back, dropped, self._served, self._could_serve, self._copies_low,
+                    self._drafts, draft_ns, taken_back, disk_reads, disk_ns, dropped, self._served, self._could_serve,
+                    self._copies_low,
                 )
             )
             begin = end
@@ -259,7 +269,11 @@ class Replay:
                 device.wait(stream, device.record(device.compute))
                 self._waited_for[stream] = self._launched
             size_bytes = self._bytes_of_place[copy.expert // self._experts_per_layer]
+            read = None if self._tier is None else self._tier.bring(stream, copy.expert)
             enqueued = device.copy(stream, copy.expert, copy.slot, size_bytes)
+            if self._tier is not None:
+                self._tier.copied(stream, copy.expert)
+                enqueued = enqueued if read is None else read  # under way since its read is
             self._copies += 1
             self._copies_low += copy.expert >= self._first_low
             issued = enqueued if issued is None else issued

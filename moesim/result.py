@@ -32,6 +32,8 @@ SCHEMA = pa.schema(
         pa.field("engine", pa.string()),
         pa.field("cache_fraction", pa.float64()),
         pa.field("per_layer", pa.bool_()),
+        pa.field("host_cache_fraction", pa.float64()),
+        pa.field("host_bytes", pa.int64()),
         pa.field("context_tokens", pa.int64()),
         pa.field("batch_tokens", pa.int64()),
         pa.field("hardware_overrides", pa.string()),
@@ -132,6 +134,9 @@ SCHEMA = pa.schema(
         pa.field("prefetches_dropped", pa.int64()),
         pa.field("prefetches_taken_back", pa.int64()),
         pa.field("cancelled_bytes", pa.int64()),
+        pa.field("disk_reads", pa.int64()),
+        pa.field("disk_bytes", pa.int64()),
+        pa.field("disk_utilisation", pa.float64()),
         pa.field("prefetch_precision", pa.float64()),
         pa.field("prefetch_recall", pa.float64()),
         pa.field("prefetch_wasted_bytes", pa.int64()),
@@ -187,6 +192,8 @@ class Phase:
     prefetches_dropped: int = 0
     prefetches_taken_back: int = 0
     cancelled_bytes: int = 0
+    disk_reads: int = 0
+    disk_busy_ns: int = 0
     prefetches_unused: int = 0
     prefetches_unused_low: int = 0
     weight: float = 0.0
@@ -221,6 +228,8 @@ class Phase:
         self.prefetches_late += outcome.late_prefetches
         self.prefetches_taken_back += outcome.guesses_dropped
         self.cancelled_bytes += outcome.cancelled_bytes
+        self.disk_reads += outcome.disk_reads
+        self.disk_busy_ns += outcome.disk_busy_ns
         for decision in outcome.decisions:
             self.hits += decision.hits
             self.hits_by_prefetch += decision.hits_by_prefetch
@@ -367,6 +376,9 @@ class Tally:
             "prefetches_dropped": decode.prefetches_dropped,
             "prefetches_taken_back": decode.prefetches_taken_back,
             "cancelled_bytes": decode.cancelled_bytes,
+            "disk_reads": decode.disk_reads,
+            "disk_bytes": decode.disk_reads * expert_bytes,
+            "disk_utilisation": _share(decode.disk_busy_ns, time.total_ns),
             "prefetch_precision": _share(useful, useful + decode.prefetches_unused),
             "prefetch_recall": _share(useful, useful + decode.misses.total()) if decode.prefetches else None,
             "prefetch_wasted_bytes": (

@@ -29,6 +29,7 @@ from moesim.draft.plan import governed_lengths
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError, TraceError
 from moesim.hardware import Hardware, HardwareSpec
+from moesim.host_tier import HostTier
 from moesim.late_guesses import LateGuesses
 from moesim.machine_costs import costs_of, largest_step
 from moesim.model import ModelSpec
@@ -65,6 +66,8 @@ class RunConfig(BaseModel):
     hardware: str
     policy: str
     cache_fraction: float = Field(default=0.0, ge=0.0, le=1.0)
+    host_cache_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of all experts that host memory holds; the rest is read from disk when it is copied to the GPU."""
     per_layer: bool = False
     """Split the slots evenly over the layers instead of one shared pool."""
     engine: str = "yalis"
@@ -93,6 +96,8 @@ def identity(config: RunConfig) -> dict[str, object]:
         **policy_files(config.policy),
     }
     dumped = config.model_dump(mode="json", exclude={"trace"})
+    if config.host_cache_fraction == 1.0:
+        del dumped["host_cache_fraction"]
     if config.stream is None:
         del dumped["stream"]
     elif config.stream.arrivals is not None:
@@ -169,6 +174,11 @@ def draft_bytes(policy: Policy, model: ModelSpec) -> int:
     return len(model.moe_layers) * model.experts * model.with_experts_in(policy.draft.precision).expert_bytes
 
 
+def host_slots(config: RunConfig, model: ModelSpec) -> int:
+    """How many experts host memory holds, at least the one that passes through."""
+    return max(1, int(config.host_cache_fraction * len(model.moe_layers) * model.experts + 1e-9))
+
+
 def check_shape(trace: Trace, model: ModelSpec, path: Path) -> None:
     """Raise TraceError when the trace was not routed like the model."""
     for what, got, expected in (
@@ -236,9 +246,19 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
             )
     if engine.drops_guesses and (policy.draft.longest or policy.route.copies > 1):
         raise ConfigError(f"engine {engine.name} drops late guesses of one layer; {policy.name} looks farther")
+    if engine.drops_guesses and policy.on_miss.low:
+        raise ConfigError(f"engine {engine.name} drops late guesses of one precision; {policy.name} keeps two")
     if policy.on_miss.weighs_costs:
         most = max(largest_step(config.trace, stop, config.stream), policy.draft.longest + 1)
         costs = costs_of(hardware.at("centre"), engine, model, most)
+    if config.host_cache_fraction < 1.0:
+        hardware.check_disk(f"host_cache_fraction {config.host_cache_fraction:g} leaves experts on disk")
+        if policy.uses_cpu:
+            raise ConfigError(f"host_cache_fraction: {policy.name} executes experts where they lie, in host memory")
+        if policy.route.copies > 1:
+            raise ConfigError(f"host_cache_fraction: {policy.name} copies an expert more than once from host memory")
+        if policy.on_miss.low:
+            raise ConfigError(f"host_cache_fraction: {policy.name} keeps two precisions of each expert in host memory")
     window = Window(config.trace, stop, policy.name, capacity, largest[0], stream, clocked, costs)
     if policy.draft.governed:
         context = config.context_tokens or int(trace.position[:stop].max()) + 1
@@ -290,8 +310,9 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             0 if window.clocked else config.warmup_tokens, lossless=policy.lossless, layers=trace.layers,
             experts=numbered,
         )
-        grouped = run.engine.expert_kernels == "grouped"
-        if run.device == "fast" and not window.clocked and grouped and is_compiled(policy, window.capacity, run.engine):
+        everyone = config.host_cache_fraction == 1.0
+        plain = everyone and run.engine.expert_kernels == "grouped" and not window.clocked
+        if run.device == "fast" and plain and is_compiled(policy, window.capacity, run.engine):
             compiled = CompiledRun(
                 trace, window.stop, window.capacity, model, run.engine, hardware, parse(policy.name).prefetch,
                 window.optimum(), tally.observe, config.context_tokens,
@@ -314,9 +335,12 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
             assert decider is not None
             assert isinstance(device, SimulatedGPUWithCopyThread)
             late = LateGuesses(decider, device)
+        tier = None
+        if not everyone:
+            tier = HostTier(host_slots(config, model), trace.layers, trace.n_experts, model.expert_bytes, device)
         replay = Replay(
             stretch, decisions, device, model, run.engine, slots, observe, config.context_tokens,
-            policy.executed_predictor, cpu, draft, late, copies, versions,
+            policy.executed_predictor, cpu, draft, late, copies, versions, tier,
         )
         device.run(replay.program())
         sources.update(device.kernel_sources)
@@ -345,6 +369,8 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "engine": run.engine.name,
         "cache_fraction": {"none": 0.0, "all": 1.0, "any": config.cache_fraction}[policy.spec.cache],
         "per_layer": window.capacity.per_layer,
+        "host_cache_fraction": config.host_cache_fraction,
+        "host_bytes": host_slots(config, model) * model.expert_bytes,
         "context_tokens": config.context_tokens,
         "hardware_overrides": json.dumps(config.hardware_overrides, sort_keys=True),
         "link_bytes_per_s": round(hardware.link_bytes_per_s),

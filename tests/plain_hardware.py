@@ -23,6 +23,8 @@ class PlainHardware:
     event_latency_ns: int = 0
     loop_layer_ns: int = 0
     switch_ns: int = 0
+    disk_bytes_per_s: float = 1e9
+    disk_latency_ns: int = 50
     kernels_ns: Mapping[str, int] = field(default_factory=dict)
 
     def kernel_ns(self, kernel: Kernel, mode: str, launches: int) -> int:

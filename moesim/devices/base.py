@@ -106,6 +106,19 @@ class Device(Protocol[StreamType]):
         """Block the host until the event has completed and its few bytes are on the host; returns that instant."""
 
 
+class DeviceWithDisk(Device[StreamType], Protocol[StreamType]):
+    """A machine that reads experts from disk into host memory, on an in-order stream of its own."""
+
+    disk: StreamType
+
+    @property
+    def disk_busy_ns(self) -> int:
+        """How long the disk has been reading: reads count whole once they have begun."""
+
+    def read(self, expert: int, size_bytes: int) -> int:
+        """Enqueue a read; returns when. Another thread does it, so the loop spends no time."""
+
+
 class DeviceWithCopyQueues(Device[StreamType], Protocol[StreamType]):
     """A machine whose copies wait in software, from where they can be taken back."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
 from moesim.engine import EngineSpec
-from moesim.hardware import Hardware
+from moesim.hardware import Hardware, nearest_ns
 from moesim.model import Kernel
 
 
@@ -49,6 +49,7 @@ class FastGPU:
         """Where kernel times came from: `measured`, `roofline`, or both."""
         self.compute = FastStream()
         self.copies = self.prefetches = FastStream()
+        self.disk = FastStream()
         self.cancelled_bytes = 0
         self._hardware = hardware
         self._mode = engine.mode
@@ -62,6 +63,9 @@ class FastGPU:
         self._synchronized_ns = 0
         """The instant that the host waited for last: what begins later has not happened yet."""
         self._link_busy_ns = 0
+        self._disk_busy_ns = 0
+        self._reads: deque[tuple[int, int]] = deque()
+        """Begin and length of reads not yet counted as disk time."""
         self._bursts: deque[list[int]] = deque()
         """Begin and length of copies that the engine serves in one go; those not yet counted as link time."""
 
@@ -146,6 +150,16 @@ class FastGPU:
         self._pieces_ns[size_bytes] = pieces
         return pieces
 
+    def read(self, expert: int, size_bytes: int) -> int:
+        disk = self.disk
+        start = max(disk.done_ns, self.host_now_ns)
+        duration = nearest_ns(size_bytes * 1_000_000_000 / self._hardware.disk_bytes_per_s)
+        if disk.copied_ns < start:
+            duration += self._hardware.disk_latency_ns
+        disk.done_ns = disk.copied_ns = start + duration
+        self._reads.append((start, duration))
+        return self.host_now_ns
+
     def record(self, stream: FastStream, issued_ns: int | None = None) -> Event:
         self.host_now_ns = now = self.host_now_ns + self._hardware.record_event_ns
         if stream.done_ns < now:
@@ -181,3 +195,11 @@ class FastGPU:
         while bursts and bursts[0][0] <= self._synchronized_ns:
             self._link_busy_ns += bursts.popleft()[1]
         return self._link_busy_ns
+
+    @property
+    def disk_busy_ns(self) -> int:
+        """How long the disk has been reading, a read counted whole once the host has seen it begin."""
+        reads = self._reads
+        while reads and reads[0][0] <= self._synchronized_ns:
+            self._disk_busy_ns += reads.popleft()[1]
+        return self._disk_busy_ns

@@ -24,7 +24,7 @@ import simpy
 from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
 from moesim.devices.host_memory import HostMemory
 from moesim.engine import EngineSpec
-from moesim.hardware import Hardware
+from moesim.hardware import Hardware, nearest_ns
 from moesim.model import Kernel
 from moesim.timeline import Timeline
 
@@ -231,6 +231,9 @@ class SimulatedGPU:
         self.compute = SimulatedStream(self, "compute")
         self.copies: Queue = SimulatedStream(self, "copies")
         self.prefetches: Queue = self.copies
+        self.disk: Queue = SimulatedStream(self, "disk")
+        self.disk_busy_ns = 0
+        self._disk_end_ns = -1
 
     def run(self, program: Generator[Any, None, None]) -> None:
         """Run a program of the host thread to its end."""
@@ -284,6 +287,22 @@ class SimulatedGPU:
         )
         self._pieces_ns[size_bytes] = pieces
         return pieces
+
+    def read(self, expert: int, size_bytes: int) -> int:
+        work = self._read(expert, nearest_ns(size_bytes * 1_000_000_000 / self.hardware.disk_bytes_per_s))
+        self.disk.push(Operation(WORK, self.host_now_ns, self.host_now_ns, work=work))
+        return self.host_now_ns
+
+    def _read(self, expert: int, duration_ns: int) -> Generator[Any, None, None]:
+        """Reads that queue behind one another hide each other's latency, as copies do their start-up."""
+        start = int(self.environment.now)
+        if self._disk_end_ns < start:
+            duration_ns += self.hardware.disk_latency_ns
+        self.disk_busy_ns += duration_ns
+        self._disk_end_ns = start + duration_ns
+        if self._timeline is not None:
+            self._timeline.add("disk", "read", start, start + duration_ns, expert=expert)
+        yield self.environment.timeout(duration_ns)
 
     def record(self, stream: Queue, issued_ns: int | None = None) -> Event:
         self.host_now_ns += self.hardware.record_event_ns
