@@ -179,6 +179,13 @@ def host_slots(config: RunConfig, model: ModelSpec) -> int:
     return max(1, int(config.host_cache_fraction * len(model.moe_layers) * model.experts + 1e-9))
 
 
+def _slot_bytes(window: Window, policy: Policy, model: ModelSpec) -> int:
+    """Bytes of all slots, each at the size of its precision."""
+    low_slots = window.capacity.total_low(len(model.moe_layers))
+    low_bytes = model.expert_bytes_in(policy.on_miss.low or model.expert_precision)
+    return (window.decider().slots - low_slots) * model.expert_bytes + low_slots * low_bytes
+
+
 def check_shape(trace: Trace, model: ModelSpec, path: Path) -> None:
     """Raise TraceError when the trace was not routed like the model."""
     for what, got, expected in (
@@ -267,7 +274,7 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
         window = replace(window, draft_lengths=governed_lengths(window, cycle))
     serving = None
     if config.stream is not None:
-        held_bytes = model.dense_bytes + window.decider().slots * model.expert_bytes
+        held_bytes = model.dense_bytes + _slot_bytes(window, policy, model)
         free_bytes = hardware.at("centre").memory_bytes - held_bytes
         serving = serve(config.stream, trace, model, free_bytes, config.context_tokens)
     return Prepared(config, trace, model, hardware, engine, policy, window, device, serving)
@@ -357,8 +364,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     if run.serving is not None and scheduler is not None:
         values |= run.serving.columns() | scheduler.columns()
         kv_bytes = run.serving.kv_bytes_held(scheduler)
-    experts_vram = (slots - low_slots) * expert_bytes + low_slots * low_bytes
-    vram = model.dense_bytes + kv_bytes + experts_vram + draft_bytes(policy, model)
+    vram = model.dense_bytes + kv_bytes + _slot_bytes(window, policy, model) + draft_bytes(policy, model)
     values |= {
         "grid": config.grid,
         "policy": policy.name,
