@@ -15,7 +15,6 @@ from pathlib import Path
 import libcachesim
 import numpy as np
 
-from benchmarks.__main__ import machine
 from moesim.curve.accesses import accesses
 from moesim.curve.lru import StackDistances
 from moesim.curve.optimum import optimum_distances
@@ -95,6 +94,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=7, help="how often each pair is measured (default 7)")
     arguments = parser.parse_args()
+    from benchmarks.__main__ import machine
+
     figures = {path.stem: measure(path, arguments.rounds) for path in TRACES}
     if arguments.json:
         print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
