@@ -89,7 +89,7 @@ def test_mistakes_are_named_by_their_place(folder, old, new, message):
 
 def test_the_shipped_sweep_can_be_served():
     sweep = Sweep.load(CONFIGS / "serving.yaml")
-    assert len(sweep.runs) == 3 * 5 + 4
+    assert len(sweep.runs) == 3 * 5 + 5
     assert all(prepare(run).serving is not None for run in sweep.runs)
 
 
