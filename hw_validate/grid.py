@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from hw_validate.measurement import Cell, Phase
 from moesim.catalogue import find
 from moesim.config import cache_fraction
+from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.model import ModelSpec
@@ -110,6 +111,8 @@ class Validation(_Frozen):
     def load(cls, path: Path) -> "Validation":
         """Read and check. Raises ConfigError with file, line, key and value."""
         read = read_model(path, cls)
+        if EngineSpec.load(read.engine).copy_thread is not None:
+            raise ConfigError(f"{path}: engine = {read.engine}: no device here keeps its copies in software queues")
         models = [
             model.model_copy(update={"model": str(path.parent / model.model)})
             if model.model.endswith((".yaml", ".yml", ".json")) else model

@@ -45,6 +45,15 @@ def test_an_axis_of_the_grid_replaces_the_one_above_and_takes_its_own_place(tmp_
     assert [run.policy for run in links[:18]] == ["lru"] * 6 + ["prefetch-and-refetch"] * 6 + ["lru"] * 6
 
 
+def test_the_share_of_host_memory_is_an_axis_and_never_nothing(tmp_path):
+    text = SWEEP.replace("warmup_tokens: 10", "warmup_tokens: 10\nhost_cache: 12.5%")
+    runs = Sweep.load(write_sweep(tmp_path, text)).runs
+    assert [run.host_cache_fraction for run in runs] == [0.125] * RUNS
+    assert {run.host_cache_fraction for run in Sweep.load(write_sweep(tmp_path)).runs} == {1.0}
+    with pytest.raises(ConfigError, match="host_cache = 0: expected more than 0%"):
+        Sweep.load(write_sweep(tmp_path, SWEEP.replace("warmup_tokens: 10", "warmup_tokens: 10\nhost_cache: 0")))
+
+
 def test_fixed_caches_are_fixed_whatever_the_grid_says(tiny):
     assert [run.cache_fraction for run in tiny.runs if run.policy == "on-demand"] == [0.0]
     assert [run.cache_fraction for run in tiny.runs if run.policy == "all-resident"] == [1.0]

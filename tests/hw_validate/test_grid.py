@@ -1,5 +1,7 @@
 """A validation as it is written, and the cells and traces that it stands for."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -74,3 +76,11 @@ def test_bad_values_are_named_with_their_line(tmp_path):
         plan(tmp_path, [{"policies": ["lruu"], "cache": ["50%"]}])
     with pytest.raises(ConfigError, match=r"validation\.yaml:\d+"):
         plan(tmp_path, [{"policies": ["lru"], "cache": ["150%"]}])
+
+
+def test_an_engine_with_software_queues_is_refused(tmp_path):
+    shipped = Path(__file__).parents[2] / "configs" / "h200.yaml"
+    path = tmp_path / "queued.yaml"
+    path.write_text(shipped.read_text().replace("engine: graph\n", "") + "\nengine: promoe\n")
+    with pytest.raises(ConfigError, match="engine = promoe: no device here keeps its copies in software queues"):
+        Validation.load(path)
