@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import steps
+from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
 from moesim.policies.composition import parse
 from moesim.run import RunConfig, simulate
@@ -51,7 +53,7 @@ def check_same(made, outcomes, trace):
 @pytest.mark.parametrize("evict", ["lru", "lfu", "hobbit", "least-stale", "fld", "score", "cyclic-lru", "slru"])
 @pytest.mark.parametrize("rule", [CASCADE, LOWEST])
 def test_hits_copies_and_victims_are_those_of_a_scan(rule, evict):
-    for seed in range(6):
+    for seed in range(3):
         trace = with_scores(random_trace(30, 3, 8, 3, seed=seed), seed)
         events = list(events_of(trace))
         needs = two_precisions.by_weight if rule is CASCADE else lambda event: dict.fromkeys(event.experts, 1)
@@ -162,6 +164,19 @@ def test_bytes_slots_and_weights_are_conserved(rows):
         assert row["weight_executed_low"] < row["weight_executed"] <= 1
         assert not row["lossless"]
         assert row["low_precision"] == "int4"
+
+
+def test_the_link_is_busy_for_the_bytes_of_each_precision(rows):
+    """The device's own account, which knows no expert: bytes over the link, and what every copy costs beside them."""
+    machine = HardwareSpec.load("rtx-4090").at("centre")
+    pieces = EngineSpec.load("yalis").copies_per_expert
+    for policy in ("lru", CASCADE.format("lru")):
+        row = rows[policy]
+        expected_ns = row["bytes_copied"] * 1e9 / machine.link_bytes_per_s
+        expected_ns += row["copies"] * pieces * machine.copy_descriptor_ns
+        busy_ns = row["link_utilisation"] * row["decode_total_ns"]
+        assert expected_ns <= busy_ns * 1.001
+        assert busy_ns <= 1.001 * (expected_ns + row["copies"] * pieces * machine.copy_start_up_ns)
 
 
 def test_a_cascade_that_needs_high_precision_only_is_lru_with_fewer_slots(rows):
