@@ -63,10 +63,9 @@ def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> 
     """
     trace, composed = load_trace(path), parse(policy)
     route, prefetch, draft = composed.route, composed.prefetch, composed.draft
-    route.prepare(trace.layers, trace.n_experts)
-    prefetch.prepare(trace.layers, trace.n_experts)
-    draft.prepare(trace.layers, trace.n_experts)
     experts = trace.n_experts * route.copies
+    for prepare in (route.prepare, prefetch.prepare, draft.prepare):
+        prepare(trace.layers, experts)
     largest = [0, 0]
     window = steps(trace, 0, stop)
     if draft.longest:  # the longest draft at every token: no length that a governor chooses brings more together

@@ -23,10 +23,12 @@ class NextBatch(Prefetch):
     of_next_step = True
 
     def __init__(self, copies: int = 8, recall: float = 0.9, seed: int = 0) -> None:
-        self._copies = copies
         self._forecast = BatchForecast(recall, seed, copies)
         self._step: Step | None = None
         self._following: Step | None = None
+
+    def prepare(self, layers: int, experts: int) -> None:
+        self._numbered = experts
 
     def allot(self, slots_per_layer: int) -> None:
         self._forecast.slots = slots_per_layer
@@ -46,5 +48,6 @@ class NextBatch(Prefetch):
     def wanted(self, step: Step, layer: int, present: Present = nobody) -> Sequence[int]:
         target, of = self._target(step, layer)
         assert target is not None, "asked only where something is foreseen"
-        base = of * step.experts * self._copies
-        return [base + number for number in self._forecast.tokens_of_copies(target, of)]
+        # Copies are the route's to use: beside a route that knows none, one slot each.
+        numbers = (n for n in self._forecast.tokens_of_copies(target, of) if n < self._numbered)
+        return [of * self._numbered + number for number in numbers]
