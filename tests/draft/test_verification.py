@@ -94,6 +94,13 @@ def splitmix(seed, request, position):
     return state
 
 
+class HeadPerToken(PlainHardware):
+    """As plain, with a head that takes its time for every token whose next one is chosen."""
+
+    def kernel_ns(self, kernel, mode, launches):
+        return super().kernel_ns(kernel, mode, launches) * (kernel.tokens if kernel.name == "head" else 1)
+
+
 def timed(trace, k, p, slots=LAYERS * EXPERTS):
     model = ModelSpec(
         name="tiny", source="test", layers=LAYERS, experts=EXPERTS, top_k=TOP_K, hidden=10, expert_intermediate=50,
@@ -101,7 +108,7 @@ def timed(trace, k, p, slots=LAYERS * EXPERTS):
     )
     policy = parse(f"moe-speq[draft=self-draft[k={k},acceptance={p}]]")
     window = verification_steps(trace, trace.tokens, policy.draft.length, policy.draft.accepted) if k else steps(trace)
-    figures = PlainHardware(kernels_ns=KERNELS_NS, enqueue_kernel_ns=0, enqueue_copy_ns=0, read_back_ns=40)
+    figures = HeadPerToken(kernels_ns=KERNELS_NS, enqueue_kernel_ns=0, enqueue_copy_ns=0, read_back_ns=40)
     decider = Decider(policy, LAYERS, EXPERTS, Capacity(slots), largest_event=EXPERTS)
     device, outcomes = SimulatedGPU(figures, plain_engine()), []
     replay = Replay(
@@ -122,7 +129,7 @@ def test_cycles_without_copies_are_the_sum_of_passes_and_verification(k, p):
     layer_ns = KERNELS_NS["attention"] + KERNELS_NS["router"] + KERNELS_NS["experts"]
     pass_ns = LAYERS * layer_ns + KERNELS_NS["head"]
     # Every pass's ids are read while the next runs, the last's alone; the step reads its own per layer and at its end.
-    expected = k * pass_ns + 40 + LAYERS * (layer_ns + 40) + KERNELS_NS["head"] + 40
+    expected = k * pass_ns + 40 + LAYERS * (layer_ns + 40) + (k + 1) * KERNELS_NS["head"] + 40
     resident = [each for each in full if not each.copies]
     assert len(resident) > 5
     assert {each.end_ns - each.begin_ns for each in resident} == {expected}
