@@ -288,6 +288,8 @@ def _for_stream(
         raise ConfigError(f"{policy.name} knows the future, which the clock decides when requests arrive as a stream")
     if policy.draft.longest:
         raise ConfigError(f"{policy.name} drafts for one sequence at a time: it cannot batch a stream of requests")
+    if policy.prefetch.of_next_step:
+        raise ConfigError(f"{policy.name} foresees the next batch, which only the clock forms in a stream of requests")
     if config.measured_tokens is not None:
         raise ConfigError("measured_tokens counts the trace as it was recorded: give requests for a stream")
     if not stream.cache_rest:

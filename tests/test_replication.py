@@ -17,6 +17,7 @@ from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import parse
 from moesim.replication import BatchForecast, allotted, spread
+from moesim.requests.serving import StreamConfig
 from moesim.run import RunConfig, simulate
 from moesim.trace_batch import batch_decode
 from moesim.trace_synthetic import SyntheticSpec, synthesize
@@ -86,10 +87,10 @@ def batches(tmp_path_factory):
     return folder
 
 
-def run(folder, copies, engine, **more):
+def run(folder, copies, kernels, **more):
     values = {
         "trace": folder / "batches.safetensors", "model": str(folder / "tiny-switch.yaml"), "hardware": "a100-40gb",
-        "policy": f"expert-replication[copies={copies}]", "engine": str(folder / f"{engine}.yaml"),
+        "policy": f"expert-replication[copies={copies}]", "engine": str(folder / f"{kernels}.yaml"),
         "cache_fraction": 1.0, "warmup_tokens": 2 * BATCH, "interval": False,
     }
     return simulate(RunConfig(**(values | more))).row()
@@ -171,6 +172,12 @@ def test_a_server_each_also_changes_the_time_of_policies_without_copies(batches)
 def test_what_does_not_fit_is_one_line(batches):
     with pytest.raises(ConfigError, match="single sequences"):
         parse("expert-replication[draft=self-draft]")
+    with pytest.raises(ConfigError, match="fetched whole; cpu does not"):
+        parse("expert-replication[on_miss=cpu]")
+    with pytest.raises(ConfigError, match="only the clock forms"):
+        run(batches, 8, "grouped", stream=StreamConfig(arrivals_per_s=5.0))
+    with pytest.raises(ConfigError, match="drops late guesses"):
+        run(batches, 8, "grouped", engine="promoe")
     with pytest.raises(ConfigError, match="1 to 64"):
         parse("expert-replication[copies=0]")
     engine = yaml.safe_load((batches / "servers.yaml").read_text()) | {"start": "each"}

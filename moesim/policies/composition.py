@@ -176,6 +176,9 @@ def parse(text: str) -> Policy:
     if cast(Route, made["route"]).copies > 1 and cast(Draft, made["draft"]).longest:
         batches, single = given["route"][0], given["draft"][0]
         raise ConfigError(f"policy {text!r}: {batches} foresees batches, {single} single sequences")
+    on_miss_rule = cast(OnMiss, made["on_miss"])
+    if cast(Route, made["route"]).copies > 1 and (on_miss_rule.low or not on_miss_rule.fetches):
+        raise ConfigError(f"policy {text!r}: copies of an expert are fetched whole; {given['on_miss'][0]} does not")
     evict, evict_arguments = given["evict"]
     if rule_class("evict", evict).oracle and made["route"].looks_at_cache:  # type: ignore[attr-defined]
         route = given["route"][0]

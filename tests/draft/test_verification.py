@@ -213,3 +213,10 @@ def test_a_governed_draft_and_an_oracle_exclude_each_other():
     with pytest.raises(ConfigError, match="oracle"):
         run("moe-speq[evict=belady]")
     assert run("moe-speq[draft=self-draft[k=2],evict=belady]")["misses_policy"] == 0
+
+
+@pytest.mark.parametrize("engine", ["graph", "yalis"])
+def test_fast_and_simulated_devices_time_drafts_alike(engine):
+    policy = "moe-speq[draft=self-draft[k=3,acceptance=0.8]]"
+    fast, simulated = (run(policy, engine=engine, device=device) for device in ("fast", "simulated"))
+    assert {name for name in fast if fast[name] != simulated[name]} <= {"device", "configuration", "run_hash"}
