@@ -35,7 +35,7 @@ def test_a_crowd_is_served(folder, policy):
         cache_fraction=0.4, interval=False, stream=StreamConfig(arrivals_per_s=2000, requests=7, max_batch=3),
     )
     composed = parse(policy)
-    if composed.oracle or composed.draft.longest:
+    if composed.oracle or composed.draft.longest or composed.prefetch.of_next_step:
         with pytest.raises(ConfigError, match=rf"^{policy} .*stream of requests|^{policy} .*arrive as a stream"):
             simulate(config)
         return
