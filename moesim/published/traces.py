@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moesim.catalogue import find, is_file
 from moesim.errors import ConfigError
 from moesim.model import ModelSpec
+from moesim.trace import Trace
+from moesim.trace_batch import batch_decode
 from moesim.trace_import import Labels, import_trace
 from moesim.trace_synthetic import SyntheticSpec, synthesize
 from moesim.yaml_file import line_of, read_model
@@ -48,6 +50,8 @@ class TraceSource(BaseModel):
     tokens: int | None = Field(default=None, ge=2)
     """Only so many rows of the recording."""
     synthetic: Drawn | None = None
+    batch: int | None = Field(default=None, ge=2)
+    """Decode so many of its requests side by side, and leave prefill out."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TraceSource":
@@ -94,20 +98,29 @@ def made_ready(source: TraceSource, path: Path, recordings: Path | None, work: P
     Raises:
         TraceError: the recording cannot be imported.
     """
-    if source.file is not None:
+    if source.file is not None and source.batch is None:
         return beside(path, source.file)
+    trace = _trace(source, path, recordings, name)
+    if trace is None:
+        return None
     out = work / f"{name}.safetensors"
+    (trace if source.batch is None else batch_decode(trace, source.batch)).save(out)
+    return out
+
+
+def _trace(source: TraceSource, path: Path, recordings: Path | None, name: str) -> Trace | None:
+    """What `batch` makes batches of."""
+    if source.file is not None:
+        return Trace.load(beside(path, source.file))
     model = ModelSpec.load(source.model)
     if source.synthetic is not None:
         spec = SyntheticSpec(
             layers=len(model.moe_layers), experts=model.experts, top_k=model.top_k, model=model.name,
             moe_layers=tuple(model.moe_layers), **source.synthetic.model_dump(),
         )
-        synthesize(spec)[0].save(out)
-        return out
+        return synthesize(spec)[0]
     assert source.recording is not None, "validated"
     if recordings is None or not is_file(recordings / source.recording):
         return None
     trace = import_trace(recordings / source.recording, labels=Labels(name=name, experts=model.experts))
-    (trace if source.tokens is None else trace.slice(0, min(source.tokens, trace.tokens))).save(out)
-    return out
+    return trace if source.tokens is None else trace.slice(0, min(source.tokens, trace.tokens))
