@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -139,6 +139,8 @@ class _Plan:
     system: System
     asked: Asked
     traces: Mapping[str, Path]
+    checked: dict[tuple[str, str], list[RunConfig]] = field(default_factory=dict)
+    """What a name stands for on a trace, once it has been found that it can be run."""
 
     def all_runs(self) -> Iterator[RunConfig]:
         """Every run that some claim needs."""
@@ -149,12 +151,15 @@ class _Plan:
                         yield from self._runs(name, trace)
 
     def _runs(self, name: str, trace: str) -> list[RunConfig]:
+        if (name, trace) in self.checked:
+            return self.checked[name, trace]
         runs = runs_named(self.system, name, self.path, self.traces[trace], self.asked.sources.traces[trace].model)
         for run in runs:
             try:
                 prepare(run)
             except InputError as error:
                 raise ConfigError(f"{self.path}: runs.{name} on {trace}: {error}") from None
+        self.checked[name, trace] = runs
         return runs
 
     def judged(self, rows: Mapping[str, Row]) -> Reproduced:
