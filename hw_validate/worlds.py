@@ -127,6 +127,8 @@ def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_
         raise ConfigError(f"{run.policy.name} on engine {run.engine.name}: the real devices have no copies or servers")
     if run.policy.on_miss.low is not None:
         raise ConfigError(f"policy {run.policy.name}: fetches {run.policy.on_miss.low}: a device stores one precision")
+    if run.window.capacity.bottom_slots:
+        raise ConfigError(f"policy {run.policy.name}: keeps tops of experts: the real devices store whole experts")
     return Job(
         run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
         instrumented_steps,

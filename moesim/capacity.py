@@ -17,6 +17,10 @@ class Capacity:
     """All experts are resident before the first event (the all-resident bound)."""
     low_slots: int = 0
     """Beside the slots of every pool: slots for experts in low precision."""
+    top_share: float = 1.0
+    """Of an expert's bytes, what its slot holds; the rest is copied at every use (`moesim/parts.py`)."""
+    bottom_slots: int = 0
+    """Beside all pools: slots for that rest, none of which outlives the layer it was copied for."""
     of_layers: tuple[int, ...] = ()
     """With `per_layer`: each layer's own number of slots, where they differ; `slots` is the smallest of them."""
 

@@ -52,6 +52,10 @@ class Wave:
     execute: list[int]
     """Experts in order of first use."""
     slots: list[int]
+    bottoms: Sequence[Copy] = ()
+    """Where slots hold only the top of an expert: the bottoms to copy for this wave."""
+    bottom_slots: Sequence[int] = ()
+    """Where the bottom of each executed expert is."""
 
 
 @dataclass(slots=True)
@@ -79,6 +83,10 @@ class Decision:
     """Gate weight of the router's own choices that their tokens execute; None: of all that the waves execute."""
     loads: dict[int, int] | None = None
     """Tokens of each executed expert, where they are spread over copies."""
+    prefetch_bottoms: Sequence[Copy] = ()
+    """Bottoms of foreseen experts, whose tops are resident or among `prefetch`."""
+    bottoms_unused: int = 0
+    """Bottoms that were foreseen for this event and not accessed by it."""
     prefetch_dropped: int = 0
     prefetch_unused: int = 0
     """Prefetched for this event and not accessed by it."""

@@ -110,6 +110,7 @@ class Replay:
         self._cpu_runs = [] if cpu is None else cpu.device.cpu_runs
         self._versions = versions or Versions(model)
         self._bytes_of_place = self._versions.bytes_of_place
+        self._several_versions = self._versions.several
         self._kernels = Kernels(device, model, engine, versions=versions)
         moe = {number: place for place, number in enumerate(model.moe_layers)}
         self._plan = [moe.get(number, -1) for number in range(model.layers)]
@@ -207,7 +208,8 @@ class Replay:
             if self._cpu is not None:
                 self._cpu.execute(step, decision, None if decision.needs_true_ids else self._predictor)
             waves = decision.waves
-            self._copy(waves[0].demand if waves else [])
+            if waves:
+                self._copy_demand(waves[0])
             # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
             reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
             ids_pending = decision.reads_router and ids_known
@@ -216,16 +218,16 @@ class Replay:
             executed = None if decision.needs_true_ids else self._predictor
             for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
                 self._execute(step, layer, wave, executed)
-                self._copy(behind.demand)
+                self._copy_demand(behind)
             if not ids_pending:
-                self._copy(decision.prefetch, reused, foreseen=True)
+                self._copy_ahead(decision, reused)
             if waves:
                 self._execute(step, layer, waves[-1], executed)
             if router_done is not None:
                 yield from device.read_back(router_done)
                 # The last wave's kernels still run: what is copied now need not wait for them, only for those before.
                 self._complete = max(self._complete, before_router)
-                self._copy(decision.prefetch, reused, foreseen=True)
+                self._copy_ahead(decision, reused)
             if self._cpu is not None:
                 self._cpu.join(layer == self._last_layer)
             decisions.finish(layer)
@@ -241,6 +243,16 @@ class Replay:
         self._complete = launched
         return now
 
+    def _copy_demand(self, wave: Wave) -> None:
+        self._copy(wave.demand)
+        if wave.bottoms:
+            self._copy(wave.bottoms)  # with an event of its own: tops do not wait for them
+
+    def _copy_ahead(self, decision: Decision, reused: bool) -> None:
+        self._copy(decision.prefetch, reused, foreseen=True)
+        if decision.prefetch_bottoms:
+            self._copy(decision.prefetch_bottoms, reused, foreseen=True)
+
     def _copy_foreseen(self, copies: list[Copy]) -> None:
         self._copy(copies, foreseen=True)
 
@@ -251,7 +263,7 @@ class Replay:
         for slot in (yield from self._late.drop(layer)):
             self._arrival[slot] = None
 
-    def _copy(self, copies: list[Copy], reused: bool = False, foreseen: bool = False) -> None:
+    def _copy(self, copies: Sequence[Copy], reused: bool = False, foreseen: bool = False) -> None:
         """Enqueue copies in order, behind whatever still reads their slots.
 
         With `reused` nothing is copied: the seed paper's public engine leaves a prefetched last layer as it is.
@@ -292,21 +304,28 @@ class Replay:
 
     def _execute(self, step: Step, layer: int, wave: Wave, predictor: str | None) -> None:
         """Launch a wave's expert kernels behind the copies that they need."""
-        if self._engine.start == "all":
-            self._launch_versions(step, layer, wave.execute, wave.slots, predictor)
+        execute, slots, start = wave.execute, wave.slots, self._engine.start
+        if wave.bottom_slots:
+            execute = [*execute, *(self._first_low + expert for expert in execute)]
+            slots = [*slots, *wave.bottom_slots]
+        elif start == "all":
+            self._launch_versions(step, layer, execute, slots, predictor)
             return
         here: list[int] = []
         to_come: list[int] = []
-        for place, slot in enumerate(wave.slots):
+        for place, slot in enumerate(slots):
             event = self._arrival[slot]
             (here if event is None or event.waited else to_come).append(place)
         if self._engine.copy_thread is not None:  # whoever is under way arrives before whoever is missing
-            to_come.sort(key=lambda place: not self._foreseen_in(wave.slots[place]))
-        groups = ([here] if here else []) + [[place] for place in to_come]
+            to_come.sort(key=lambda place: not self._foreseen_in(slots[place]))
+        groups = [here] if here else []
+        if start == "all":  # tops that are here run while the rest arrives
+            groups += [to_come] if to_come else []
+        else:
+            groups += [[place] for place in to_come]
         for places in groups:
             self._launch_versions(
-                step, layer, [wave.execute[place] for place in places], [wave.slots[place] for place in places],
-                predictor,
+                step, layer, [execute[place] for place in places], [slots[place] for place in places], predictor
             )
 
     def _foreseen_in(self, slot: int) -> bool:
@@ -317,7 +336,7 @@ class Replay:
         self, step: Step, layer: int, experts: list[int], slots: list[int], predictor: str | None
     ) -> None:
         """Launch experts that may be in several precisions: each precision has kernels of its own."""
-        if self._versions.low is None:
+        if not self._several_versions:
             self._launch_experts(step, layer, experts, slots, predictor)
             return
         for group in self._versions.groups(experts):

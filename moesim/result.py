@@ -59,6 +59,8 @@ SCHEMA = pa.schema(
         pa.field("low_precision", pa.string()),
         pa.field("slots_low", pa.int64()),
         pa.field("expert_low_bytes", pa.int64()),
+        pa.field("top_share", pa.float64()),
+        pa.field("slots_bottom", pa.int64()),
         pa.field("vram_bytes", pa.int64()),
         pa.field("vram_free_bytes", pa.int64()),
         # time
@@ -126,6 +128,7 @@ SCHEMA = pa.schema(
         pa.field("weight_executed_low", pa.float64()),
         pa.field("copies", pa.int64()),
         pa.field("copies_low", pa.int64()),
+        pa.field("copies_bottom", pa.int64()),
         pa.field("bytes_copied", pa.int64()),
         pa.field("bytes_per_token", pa.float64()),
         pa.field("prefetches", pa.int64()),
@@ -196,6 +199,7 @@ class Phase:
     disk_busy_ns: int = 0
     prefetches_unused: int = 0
     prefetches_unused_low: int = 0
+    bottoms_unused: int = 0
     weight: float = 0.0
     weight_executed: float = 0.0
     weight_executed_low: float = 0.0
@@ -216,7 +220,7 @@ class Phase:
         self.drafted += outcome.step.drafted
         self.accepted += kept - 1 if outcome.step.drafted else 0
         self.draft_ns += outcome.draft_ns
-        for decision in outcome.drafts:
+        for decision in outcome.drafts:  # without bottoms: no draft goes with split experts
             self.prefetches += len(decision.prefetch)
         self.copies += outcome.copies
         self.copies_low += outcome.copies_low
@@ -236,7 +240,8 @@ class Phase:
             self.misses.update(decision.misses)
             self.stood_in += len(decision.stood_in)
             self.on_cpu += len(decision.on_cpu)
-            self.prefetches += len(decision.prefetch)
+            self.prefetches += len(decision.prefetch) + len(decision.prefetch_bottoms)
+            self.bottoms_unused += decision.bottoms_unused
             self.prefetches_dropped += decision.prefetch_dropped
             self.prefetches_unused += decision.prefetch_unused
             self.prefetches_unused_low += decision.prefetch_unused_low
@@ -310,7 +315,7 @@ class Tally:
         return self.decode.time_of_tokens.total_ns / tokens if tokens else None
 
     def columns(self, expert_bytes: int, low_bytes: int, link_bytes_per_s: float) -> dict[str, Value]:
-        """The metrics of a row that follow from the steps alone; `low_bytes`: of an expert in low precision."""
+        """The metrics of a row that follow from the steps alone; `low_bytes`: of an expert in its second version."""
         decode, prefill = self.decode, self.prefill
         time = decode.time
         each = np.repeat(np.asarray(decode.token_ns, dtype=np.float64), decode.step_tokens)
@@ -383,6 +388,7 @@ class Tally:
             "prefetch_recall": _share(useful, useful + decode.misses.total()) if decode.prefetches else None,
             "prefetch_wasted_bytes": (
                 decode.prefetches_unused * expert_bytes - decode.prefetches_unused_low * (expert_bytes - low_bytes)
+                + decode.bottoms_unused * low_bytes
             ),
             "prefill_hits": prefill.hits,
             "prefill_misses": prefill.misses.total(),

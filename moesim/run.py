@@ -21,6 +21,7 @@ from moesim.capacity import Capacity, Memory
 from moesim.catalogue import find
 from moesim.compiled.run import CompiledRun, is_compiled
 from moesim.cpu_experts import CpuExperts
+from moesim.decide_parts import check_parts
 from moesim.device_choice import Asked, Chosen, choose_device, new_device
 from moesim.devices.copy_queues import SimulatedGPUWithCopyThread
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
@@ -33,6 +34,7 @@ from moesim.host_tier import HostTier
 from moesim.late_guesses import LateGuesses
 from moesim.machine_costs import costs_of, largest_step
 from moesim.model import ModelSpec
+from moesim.parts import Parts
 from moesim.policies.composition import Policy, parse
 from moesim.policies.composition import files as policy_files
 from moesim.replay import Decisions, Replay
@@ -179,11 +181,15 @@ def host_slots(config: RunConfig, model: ModelSpec) -> int:
     return max(1, int(config.host_cache_fraction * len(model.moe_layers) * model.experts + 1e-9))
 
 
+def _versions_of(policy: Policy, capacity: Capacity, model: ModelSpec) -> Versions:
+    return Parts(model, top_share=capacity.top_share) if capacity.bottom_slots else Versions(model, policy.on_miss.low)
+
+
 def _slot_bytes(window: Window, policy: Policy, model: ModelSpec) -> int:
-    """Bytes of all slots, each at the size of its precision."""
-    low_slots = window.capacity.total_low(len(model.moe_layers))
-    low_bytes = model.expert_bytes_in(policy.on_miss.low or model.expert_precision)
-    return (window.decider().slots - low_slots) * model.expert_bytes + low_slots * low_bytes
+    """Bytes of all slots, each at the size of what it holds."""
+    versions = _versions_of(policy, window.capacity, model)
+    second = window.capacity.total_low(len(model.moe_layers)) + window.capacity.bottom_slots
+    return (window.decider().slots - second) * versions.first_bytes + second * versions.second_bytes
 
 
 def check_shape(trace: Trace, model: ModelSpec, path: Path) -> None:
@@ -255,6 +261,8 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
         raise ConfigError(f"engine {engine.name} drops late guesses of one layer; {policy.name} looks farther")
     if engine.drops_guesses and policy.on_miss.low:
         raise ConfigError(f"engine {engine.name} drops late guesses of one precision; {policy.name} keeps two")
+    if capacity.bottom_slots:
+        check_parts(policy, engine, on_disk=config.host_cache_fraction < 1.0)
     if policy.on_miss.weighs_costs:
         most = max(largest_step(config.trace, stop, config.stream), policy.draft.longest + 1)
         costs = costs_of(hardware.at("centre"), engine, model, most)
@@ -309,9 +317,8 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
     numbered = model.experts * copies
     drawing = Timeline(trace.n_experts, layers=trace.layers) if timeline else None
     slots = window.decider().slots
-    versions = Versions(model, policy.on_miss.low)
-    expert_bytes, low_bytes = model.expert_bytes, model.expert_bytes_in(policy.on_miss.low or model.expert_precision)
-    low_slots = window.capacity.total_low(trace.layers)
+    versions = _versions_of(policy, window.capacity, model)
+    low_slots, bottom_slots = window.capacity.total_low(trace.layers), window.capacity.bottom_slots
     sources: set[str] = set()
 
     def clock(hardware: Hardware, drawn: Timeline | None = None) -> tuple[Tally, Scheduler | None]:
@@ -357,7 +364,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
 
     hardware = run.hardware.at("centre")
     tally, scheduler = clock(hardware, drawing)
-    values = tally.columns(expert_bytes, low_bytes, hardware.link_bytes_per_s)
+    values = tally.columns(versions.first_bytes, versions.second_bytes, hardware.link_bytes_per_s)
     if config.interval:
         values["tpot_fast_ns"] = clock(run.hardware.at("fast"))[0].tpot_mean_ns
         values["tpot_slow_ns"] = clock(run.hardware.at("slow"))[0].tpot_mean_ns
@@ -388,11 +395,15 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "clocked": window.clocked or run.engine.drops_guesses,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
-        "slots": 0 if window.capacity.workspace else slots - low_slots,
-        "expert_bytes": expert_bytes,
+        "slots": 0 if window.capacity.workspace else slots - low_slots - bottom_slots,
+        "expert_bytes": model.expert_bytes,
         "low_precision": policy.on_miss.low,
         "slots_low": 0 if window.capacity.workspace else low_slots,
-        "expert_low_bytes": None if policy.on_miss.low is None else low_bytes,
+        "expert_low_bytes": None if policy.on_miss.low is None else versions.second_bytes,
+        "top_share": window.capacity.top_share,
+        "slots_bottom": bottom_slots,
+        "copies_low": 0 if bottom_slots else values["copies_low"],
+        "copies_bottom": values["copies_low"] if bottom_slots else 0,
         "draft_bytes": draft_bytes(policy, model),
         "vram_bytes": vram,
         "vram_free_bytes": hardware.memory_bytes - vram,

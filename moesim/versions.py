@@ -23,11 +23,25 @@ class Versions:
     low: Precision | None = None
 
     @property
+    def several(self) -> bool:
+        """Whether there is a second version."""
+        return self.low is not None
+
+    @property
+    def first_bytes(self) -> int:
+        """Of an expert in version 0."""
+        return self.model.expert_bytes
+
+    @property
+    def second_bytes(self) -> int:
+        """Of an expert in version 1, or in version 0 where that is the only one."""
+        return self.model.expert_bytes_in(self.low or self.model.expert_precision)
+
+    @property
     def bytes_of_place(self) -> list[int]:
         """Bytes of one expert by place, version · L + layer."""
         layers = len(self.model.moe_layers)
-        low = [] if self.low is None else [self.model.expert_bytes_in(self.low)] * layers
-        return [self.model.expert_bytes] * layers + low
+        return [self.first_bytes] * layers + ([self.second_bytes] * layers if self.several else [])
 
     def kernel(self, version: int, experts: int, pairs: int) -> Kernel:
         """`experts` distinct experts of one layer, all in one version, over so many (token, expert) pairs."""
@@ -35,7 +49,7 @@ class Versions:
 
     def groups(self, experts: list[int]) -> list[list[int]]:
         """Places in a list of experts, grouped into the kernels that run them: one for each version present."""
-        if self.low is None:
+        if not self.several:
             return [list(range(len(experts)))]
         first_low = len(self.model.moe_layers) * self.model.experts
         high = [place for place, expert in enumerate(experts) if expert < first_low]

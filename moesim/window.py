@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from moesim.decide import Capacity, Decider, Decision, OptimumHits, run_without_clock, streams_whole_layers
+from moesim.decide_parts import decider_of
 from moesim.draft.verification import verification_steps
 from moesim.events import DECODE, Step, UseList, steps
 from moesim.policies.composition import parse
@@ -124,7 +125,7 @@ class Window:
         future = None
         if policy.oracle:
             future = UseList(self.steps(), layers, experts, policy.route.accesses)
-        return Decider(
+        return decider_of(capacity)(
             policy, layers, experts, capacity, largest_event=self.largest, future=future, optimum=self.optimum(),
             stream_prefill=self.stream_prefill, costs=self.costs,
         )
@@ -136,7 +137,8 @@ class Window:
         if unknown or capacity.workspace or capacity.everything:
             return None
         bound = replace(
-            self, policy=policy.bound_text, stream_prefill=False, costs=None, capacity=replace(capacity, low_slots=0)
+            self, policy=policy.bound_text, stream_prefill=False, costs=None,
+            capacity=replace(capacity, low_slots=0, top_share=1.0, bottom_slots=0),
         )
         return optimum_hits(bound)
 
