@@ -8,8 +8,9 @@ import argparse
 import json
 import platform
 from pathlib import Path
+from typing import Any
 
-from benchmarks import curve, devices, growth
+from benchmarks import curve, devices, growth, memory, scale_out
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- measured: python -m benchmarks -->", "<!-- end -->"
@@ -25,14 +26,17 @@ def machine() -> str:
     return f"{model}, one core, Python {platform.python_version()}"
 
 
-def page(figures: dict[str, dict[str, dict[str, float]]]) -> str:
+def page(figures: dict[str, Any]) -> str:
     """The measured part of docs/performance.md."""
-    lines = [BEGIN, "", f"{machine()}. {devices.table(figures['devices'])}", "", "### Curves against libcachesim", ""]
-    lines += ["| trace | LRU, accesses/s | sooner than libcachesim, per curve of 50 sizes |", "|---|---|---|"]
-    lines += [
-        f"| {name} | {row['lru_accesses_per_s']:,} | {row['times_faster_per_curve_of_50']} × |"
-        for name, row in figures["curves"].items()
-    ]
+    parts = {
+        "FastGPU against SimPy": devices.table(figures["devices"]),
+        "Curves against libcachesim": curve.table(figures["curves"]),
+        "A second core": scale_out.table(figures["scale_out"]),
+        "Memory": memory.table(figures["memory"]),
+    }
+    lines = [BEGIN, "", f"{machine()}."]
+    for title, table in parts.items():
+        lines += ["", f"### {title}", "", table]
     return "\n".join([*lines, "", END])
 
 
@@ -42,10 +46,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object and leave the page alone")
     parser.add_argument("--rounds", type=int, default=5, help="how often each pair is measured (default 5)")
     parser.add_argument("--tokens", type=int, default=1024, help="decode tokens of each replay (default 1024)")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="rows of the longest trace (default ten million)")
     arguments = parser.parse_args()
     figures = {
         "devices": devices.measure(arguments.rounds, arguments.tokens),
         "curves": {path.stem: curve.measure(path, arguments.rounds) for path in curve.TRACES},
+        "scale_out": scale_out.figures(arguments.rounds, arguments.tokens // 8),
+        "memory": memory.measure(arguments.rows),
     }
     grown = growth.measure()
     if arguments.json:

@@ -88,6 +88,22 @@ def measure(path: Path, rounds: int) -> dict[str, float]:
     }
 
 
+def table(found: dict[str, dict[str, float]]) -> str:
+    """The figures as Markdown."""
+    lines = [
+        "| trace | accesses | LRU, accesses/s | exploded | libcachesim, accesses/s and size | per curve of 50 sizes "
+        "| optimum, accesses/s | by layer |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in found.items():
+        values = list(row.values())
+        lines.append(
+            f"| {name} | {values[0]:,} | {values[1]:,} | {values[2]:,} | {values[3]:,} | {values[4]} × faster "
+            f"| {values[5]:,} | {values[6]:,} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curve", description=__doc__.splitlines()[0])
@@ -100,14 +116,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps({"machine": machine(), "figures": figures}, indent=2))
         return
-    print(f"{machine()}\n")
-    print("| trace | accesses | LRU, accesses/s | exploded | libcachesim, accesses/s and size | per curve of 50 sizes "
-          "| optimum, accesses/s | by layer |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, row in figures.items():
-        values = list(row.values())
-        print(f"| {name} | {values[0]:,} | {values[1]:,} | {values[2]:,} | {values[3]:,} | {values[4]} × faster "
-              f"| {values[5]:,} | {values[6]:,} |")
+    print(f"{machine()}\n\n{table(figures)}")
 
 
 if __name__ == "__main__":

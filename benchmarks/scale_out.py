@@ -14,6 +14,7 @@ import statistics
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from distributed import LocalCluster
 
@@ -57,7 +58,7 @@ def processor_s() -> float:
     )
 
 
-def figures(rounds: int, measured_tokens: int) -> dict[str, object]:
+def figures(rounds: int, measured_tokens: int) -> dict[str, Any]:
     """Medians over the rounds, and the load of the machine before and after."""
     took: dict[str, list[float]] = {"one_s": [], "two_s": [], "cluster_s": []}
     worked: dict[str, list[float]] = {"one_s": [], "two_s": []}
@@ -91,6 +92,20 @@ def _efficiency(ones: list[float], twos: list[float]) -> float:
     return round(statistics.median(one / (2 * two) for one, two in zip(ones, twos, strict=True)), 2)
 
 
+def table(found: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    return "\n".join([
+        "| | seconds | efficiency on two cores |",
+        "|---|---|---|",
+        f"| one worker | {found['one_s']} | |",
+        f"| two workers | {found['two_s']} | {found['efficiency']} |",
+        f"| Dask, two workers | {found['cluster_s']} | {found['cluster_efficiency']} |",
+        "",
+        f"{found['runs']} runs, {found['rounds']} rounds, load {found['load'][0]} to {found['load'][1]}; one worker's "
+        f"processor time is {found['processor_time_kept']} of what two take together.",
+    ])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale_out", description=__doc__.splitlines()[0])
@@ -99,15 +114,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="decode tokens of each run (default 128)")
     arguments = parser.parse_args()
     found = figures(arguments.rounds, arguments.tokens)
-    if arguments.json:
-        print(json.dumps(found, indent=2))
-        return
-    print("| | seconds | efficiency on two cores |\n|---|---|---|")
-    print(f"| one worker | {found['one_s']} | |")
-    print(f"| two workers | {found['two_s']} | {found['efficiency']} |")
-    print(f"| Dask, two workers | {found['cluster_s']} | {found['cluster_efficiency']} |")
-    print(f"\n{found['runs']} runs, {found['rounds']} rounds, load {found['load'][0]} to {found['load'][1]}; ", end="")
-    print(f"one worker's processor time is {found['processor_time_kept']} of what two take together")
+    print(json.dumps(found, indent=2) if arguments.json else table(found))
 
 
 if __name__ == "__main__":
