@@ -5,6 +5,7 @@ Hits, misses, copies and times of a token are those of the measured decode steps
 prefill steps among them.
 """
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -118,6 +119,7 @@ SCHEMA = pa.schema(
         pa.field("hits_by_prefetch", pa.int64()),
         pa.field("misses", pa.int64()),
         *(pa.field(f"misses_{reason}", pa.int64()) for reason in REASONS),
+        pa.field("optimum_known", pa.bool_()),
         pa.field("hit_rate", pa.float64()),
         pa.field("resident_hit_rate", pa.float64()),
         pa.field("stood_in", pa.int64()),
@@ -174,9 +176,9 @@ class Phase:
     """Of the steps: each counted once."""
     time_of_tokens: TokenTime = field(default_factory=TokenTime)
     """Of the tokens: a step counts for each token that it computes."""
-    token_ns: list[float] = field(default_factory=list)
-    """Of each step, the time of one of its tokens."""
-    step_tokens: list[int] = field(default_factory=list)
+    token_ns: "array[float]" = field(default_factory=lambda: array("d"))
+    """Of each step, the time of one of its tokens. Packed: a long trace has millions."""
+    step_tokens: "array[int]" = field(default_factory=lambda: array("I"))
     accesses: int = 0
     hits: int = 0
     hits_by_prefetch: int = 0
@@ -318,7 +320,9 @@ class Tally:
         """The metrics of a row that follow from the steps alone; `low_bytes`: of an expert in its second version."""
         decode, prefill = self.decode, self.prefill
         time = decode.time
-        each = np.repeat(np.asarray(decode.token_ns, dtype=np.float64), decode.step_tokens)
+        each = np.frombuffer(decode.token_ns, dtype=np.float64)
+        if decode.tokens > decode.steps:
+            each = np.repeat(each, np.frombuffer(decode.step_tokens, dtype=np.uintc))
         bytes_copied = decode.bytes_copied(expert_bytes, low_bytes)
         useful = decode.hits_by_prefetch
         asked = decode.hits + decode.misses.total()
@@ -336,11 +340,9 @@ class Tally:
             "stand_in_tokens": decode.drafted - decode.accepted,
             "tpot_draft_ns": decode.draft_ns / decode.tokens if decode.drafted else None,
             "tpot_mean_ns": self.tpot_mean_ns,
-            "tpot_p50_ns": _percentile(each, 50),
-            "tpot_p95_ns": _percentile(each, 95),
-            "tpot_p99_ns": _percentile(each, 99),
+            **dict(zip(("tpot_p50_ns", "tpot_p95_ns", "tpot_p99_ns"), _percentiles(each, 50, 95, 99), strict=True)),
             "ttft_mean_ns": _mean(self.ttft_ns),
-            "ttft_p99_ns": _percentile(self.ttft_ns, 99),
+            "ttft_p99_ns": _percentiles(self.ttft_ns, 99)[0],
             "tokens_per_s": decode.tokens * 1e9 / time.total_ns if time.total_ns else None,
             "tpot_attention_ns": per_token(decode.time_of_tokens.attention_ns),
             "tpot_experts_ns": per_token(decode.time_of_tokens.experts_ns),
@@ -400,8 +402,10 @@ def _mean(values: Sequence[int] | np.ndarray[Any, Any]) -> float | None:
     return float(np.mean(values)) if len(values) else None
 
 
-def _percentile(values: Sequence[int] | np.ndarray[Any, Any], percent: int) -> float | None:
-    return float(np.percentile(values, percent)) if len(values) else None
+def _percentiles(values: Sequence[int] | np.ndarray[Any, Any], *percents: int) -> list[float] | list[None]:
+    if not len(values):
+        return [None] * len(percents)
+    return [float(each) for each in np.percentile(values, percents)]
 
 
 def _share(part: float, whole: float) -> float | None:

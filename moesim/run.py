@@ -393,6 +393,7 @@ def simulate(config: RunConfig, *, timeline: bool = False) -> Result:
         "bound": policy.spec.bound,
         "open_loop": policy.open_loop,
         "clocked": window.clocked or run.engine.drops_guesses,
+        "optimum_known": window.optimum_known,
         "synthetic": trace.metadata.synthetic,
         "feasible": vram <= hardware.memory_bytes,
         "slots": 0 if window.capacity.workspace else slots - low_slots - bottom_slots,

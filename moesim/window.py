@@ -21,6 +21,9 @@ from moesim.policies.composition import parse
 from moesim.policies.costs import Costs
 from moesim.trace import Trace
 
+OPTIMUM_ACCESSES = 8_000_000
+"""Of longer windows the offline optimum is not asked: what the future holds takes some 20 bytes an access."""
+
 
 @lru_cache(maxsize=4)
 def load_trace(path: Path) -> Trace:
@@ -130,11 +133,17 @@ class Window:
             stream_prefill=self.stream_prefill, costs=self.costs,
         )
 
+    @property
+    def optimum_known(self) -> bool:
+        """Whether misses that offline-optimal eviction would have hit are told from those that it has too."""
+        trace = load_trace(self.path)
+        too_long = self.stop * trace.layers * trace.top_k > OPTIMUM_ACCESSES
+        return not (self.clocked or too_long or parse(self.policy).route.looks_at_cache)
+
     def optimum(self) -> OptimumHits | None:
         """What offline-optimal eviction hits of the same accesses, where that tells a policy's misses from others."""
         policy, capacity = parse(self.policy), self.capacity
-        unknown = policy.oracle or self.clocked or policy.route.looks_at_cache
-        if unknown or capacity.workspace or capacity.everything:
+        if not self.optimum_known or policy.oracle or capacity.workspace or capacity.everything:
             return None
         bound = replace(
             self, policy=policy.bound_text, stream_prefill=False, costs=None,

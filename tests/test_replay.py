@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import moesim.run
+import moesim.window
 from moesim.decide import Capacity, Decider
 from moesim.devices.simulated import SimulatedGPU
 from moesim.events import steps
@@ -205,3 +206,16 @@ def test_prefill_streams_whole_layers_where_the_slots_hold_two():
 def test_only_what_executes_predictions_is_open_loop(policy, open_loop):
     trace = SCORED if policy == "cache-prior" else SHIPPED
     assert run(policy, trace=trace, measured_tokens=2)["open_loop"] is open_loop
+
+
+def test_a_window_too_long_for_its_optimum_says_so_and_counts_the_policys_misses_as_capacity(monkeypatch):
+    short = run("lru", warmup_tokens=0)
+    assert short["optimum_known"]
+    assert short["misses_policy"] > 0
+    monkeypatch.setattr(moesim.window, "OPTIMUM_ACCESSES", 1000)
+    recorded_decisions.cache_clear()
+    long = run("lru", warmup_tokens=0)
+    assert not long["optimum_known"]
+    assert long["misses_policy"] == 0
+    assert long["misses_capacity"] == short["misses_capacity"] + short["misses_policy"]
+    assert long["tpot_mean_ns"] == short["tpot_mean_ns"]
