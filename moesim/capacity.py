@@ -59,3 +59,5 @@ class Memory:
     trace: Trace
     per_layer: bool = False
     """The run asks for a pool for each layer."""
+    hidden_experts: float = 0.0
+    """How many experts the link copies while a layer of one token runs."""

@@ -17,6 +17,19 @@ def largest_step(path: Path, stop: int, stream: StreamConfig | None) -> int:
     return max(most_tokens(path, stop, "request"), stream.max_prefill_tokens, stream.max_batch)
 
 
+def hidden_experts(hardware: Hardware, engine: EngineSpec, model: ModelSpec, context_tokens: int) -> float:
+    """How many experts the link copies while a MoE layer of one token runs, the host's launches included."""
+    ns = 0
+    for kind, kernel, experts in (
+        ("attention", model.attention_kernel(1, context_tokens), 0),
+        ("router", model.router_kernel(1), 0),
+        ("experts", model.experts_kernel(model.top_k, model.top_k), model.top_k),
+    ):
+        launches = engine.launched(kind, experts)
+        ns += max(hardware.kernel_ns(kernel, engine.mode, launches), launches * hardware.enqueue_kernel_ns)
+    return ns * hardware.link_bytes_per_s / 1e9 / model.expert_bytes
+
+
 def costs_of(hardware: Hardware, engine: EngineSpec, model: ModelSpec, tokens: int) -> Costs:
     """Of one expert, for 1 to `tokens` tokens. The profile must have the CPU's figures (`HardwareSpec.check_cpu`)."""
     numbers = range(1, tokens + 1)

@@ -32,7 +32,7 @@ from moesim.errors import ConfigError, TraceError
 from moesim.hardware import Hardware, HardwareSpec
 from moesim.host_tier import HostTier
 from moesim.late_guesses import LateGuesses
-from moesim.machine_costs import costs_of, largest_step
+from moesim.machine_costs import costs_of, hidden_experts, largest_step
 from moesim.model import ModelSpec
 from moesim.parts import Parts
 from moesim.policies.composition import Policy, parse
@@ -139,9 +139,13 @@ class Result:
 
 
 def capacity_of(
-    policy: Policy, config: RunConfig, model: ModelSpec, trace: Trace, largest: tuple[int, int]
+    policy: Policy, config: RunConfig, model: ModelSpec, trace: Trace, largest: tuple[int, int],
+    hidden: float = 0.0,
 ) -> Capacity:
-    """The slots of a run (the house's section 7). Raises ConfigError when they cannot hold one token's experts."""
+    """The slots of a run (the house's section 7). Raises ConfigError when they cannot hold one token's experts.
+
+    `hidden`: how many experts are copied while a layer runs, for budgets that weigh the machine.
+    """
     layers, experts = len(model.moe_layers), model.experts
     fraction = {"none": 0.0, "all": 1.0, "any": config.cache_fraction}[policy.spec.cache]
     if policy.spec.cache == "all":
@@ -155,7 +159,7 @@ def capacity_of(
     capacity = policy.budget.divide(
         Memory(
             slots, layers, experts, model.top_k, model.expert_bytes,
-            model.expert_bytes_in(policy.on_miss.low or model.expert_precision), trace, config.per_layer,
+            model.expert_bytes_in(policy.on_miss.low or model.expert_precision), trace, config.per_layer, hidden,
         )
     )
     fewest = min(capacity.slots, capacity.low_slots) if policy.on_miss.low else capacity.slots
@@ -248,7 +252,11 @@ def prepare(config: RunConfig, *, timeline: bool = False) -> Prepared:
     clocked = config.stream is not None
     # Who will share a step is not known before: an event can bring a whole layer.
     largest = (model.experts,) * 2 if clocked else largest_events(config.trace, stop, stream, policy.name)
-    capacity = capacity_of(policy, config, model, trace, largest)
+    hidden = 0.0
+    if policy.budget.weighs_machine:
+        context = config.context_tokens or int(trace.position[:stop].max()) + 1
+        hidden = hidden_experts(hardware.at("centre"), engine, model, context)
+    capacity = capacity_of(policy, config, model, trace, largest, hidden)
     costs = None
     if policy.uses_cpu:
         hardware.check_cpu(f"policy {policy.name} executes experts on the CPU")

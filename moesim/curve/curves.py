@@ -84,7 +84,7 @@ def curves_of(
         layer_of = block.experts // experts
         _count(counts["lru"], layer_of, shared.of(block))
         _count(counts["exploded"], layer_of, plain.of(block.alone()))
-        for layer, part in enumerate(_by_layer(block, layers)):
+        for layer, part in enumerate(events_by_layer(block, layers)):
             _count(counts["lru_own"], layer, own[layer].of(part))
         working_sets.add(block)
         if optimum:
@@ -127,7 +127,7 @@ def _count(counts: Numbers, layer: NDArray[np.int32] | int, distances: NDArray[n
     counts += np.bincount(layer * width + distances, minlength=counts.size).reshape(counts.shape)
 
 
-def _by_layer(block: Accesses, layers: int) -> Iterable[Accesses]:
+def events_by_layer(block: Accesses, layers: int) -> Iterable[Accesses]:
     """The events of each layer, with its experts numbered from 0."""
     sizes = np.diff(block.starts).reshape(-1, layers)
     layer = block.event_of % layers

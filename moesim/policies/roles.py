@@ -251,6 +251,8 @@ class Budget(ABC):
 
     keeps_low = False
     """True: some of the slots are for experts in low precision."""
+    weighs_machine = False
+    """True: reads what the memory says of the machine; decisions are then those of one machine."""
 
     @abstractmethod
     def divide(self, memory: Memory) -> Capacity:

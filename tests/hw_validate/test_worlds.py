@@ -2,8 +2,11 @@
 
 import pytest
 
-from hw_validate.worlds import simulate, world
+from hw_validate.worlds import job, simulate, world
+from moesim.errors import ConfigError
+from moesim.run import RunConfig
 from tests.hw_validate.cells_on_devices import ALL_POLICIES, BATCH, STEPS
+from tests.test_replay import SHIPPED
 
 
 @pytest.mark.parametrize(("slots", "batch"), [("none", 1), ("top-k", BATCH), ("25%", 1), ("all", BATCH)])
@@ -39,3 +42,13 @@ def test_the_classes_of_time_are_the_mean_of_the_instrumented_steps(cpu_machine)
     classes = [told.attention_ns, told.experts_ns, told.exposed_copy_ns, told.host_ns, told.idle_ns]
     assert sum(classes) == sum(each.end_ns - each.begin_ns for each in shown) / 2
     assert told.attention_ns == sum(each.time.attention_ns for each in shown) / 2
+
+
+def test_parts_of_experts_are_refused_in_one_line():
+    config = RunConfig(
+        trace=SHIPPED, model="olmoe-1b-7b", hardware="h200", engine="graph", policy="lru[budget=split]",
+        cache_fraction=0.25, warmup_tokens=2, measured_tokens=6,
+    )
+    with pytest.raises(ConfigError, match=r"lru\[budget=split\]: .* store whole experts") as error:
+        job(config, warmup_steps=2, measured_steps=4, instrumented_steps=2)
+    assert "\n" not in str(error.value)

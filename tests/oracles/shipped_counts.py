@@ -135,6 +135,7 @@ def cases():
         "speculate-and-execute": (plain, lambda: {"ask": both, "choose": executed.accesses}),
         "resident-execute": (plain, lambda: {"ask": both, "fetched": executed.fetched}),
         "mixtral-offloading": (plain, lambda: {"ask": residual}),
+        "moepic": (plain, lambda: {"ask": residual, "evict": "lcp"}),  # tops, whatever their number is
         "specmd-overfetch": (plain, lambda: {"ask": over, "evict": "least-stale"}),
         "specmd-percentile[predictor=residual,percentile=85.0]": (plain, lambda: {
             "ask": recorded(plain, "residual", 10), "evict": "least-stale"}),  # of 64, 10 lie above place 53.55

@@ -32,7 +32,7 @@ class BestSplit(Budget):
     def divide(self, memory: Memory) -> Capacity:
         if memory.per_layer:
             raise ConfigError("policy: best-split sizes the layers itself: leave per_layer out")
-        curves = curves_of(_profile(memory.trace, self._profile), decode_only=True, optimum=False)
+        curves = curves_of(profile_of(memory.trace, self._profile), decode_only=True, optimum=False)
         split = curves.splits["lru_split"]
         if split.misses[memory.slots] == UNKNOWN:
             raise ConfigError(
@@ -41,7 +41,7 @@ class BestSplit(Budget):
         return Capacity.of_each_layer(split.slots(memory.slots))
 
 
-def _profile(trace: Trace, tokens: int) -> Trace:
+def profile_of(trace: Trace, tokens: int) -> Trace:
     """The rows up to the one where so many tokens have been decoded; all of them for 0."""
     decoded = np.flatnonzero(trace.phase == DECODE)
     return trace if not 0 < tokens < len(decoded) else trace.slice(0, int(decoded[tokens - 1]) + 1)
