@@ -403,9 +403,10 @@ def _mean(values: Sequence[int] | np.ndarray[Any, Any]) -> float | None:
 
 
 def _percentiles(values: Sequence[int] | np.ndarray[Any, Any], *percents: int) -> list[float] | list[None]:
+    """Of values whose order does not matter: an array is put into another, since a copy takes as much memory again."""
     if not len(values):
         return [None] * len(percents)
-    return [float(each) for each in np.percentile(values, percents)]
+    return [float(each) for each in np.percentile(values, percents, overwrite_input=True)]
 
 
 def _share(part: float, whole: float) -> float | None:
