@@ -171,7 +171,7 @@ def check_bottoms(policy, trace, capacity, foreseen_late):
 
     `foreseen_late`: prefetches are enqueued behind the last wave's kernels, as an engine with overlapped reads does.
     """
-    decider = new_decider(policy, trace, capacity)
+    decider = new_decider(policy, trace, capacity, stream_prefill=True)
     first_bottom = trace.layers * trace.n_experts
     first_slot = decider.slots - capacity.bottom_slots
     holds, copied, used, unused = {}, 0, 0, 0
@@ -188,6 +188,8 @@ def check_bottoms(policy, trace, capacity, foreseen_late):
         for layer in range(trace.layers):
             decision = decider.decide(step, layer)
             unused += decision.bottoms_unused
+            for copy in decision.prefetch_bottoms:
+                assert (copy.expert - first_bottom) // trace.n_experts > layer, "before its layer"
             for number, wave in enumerate(decision.waves):
                 copied += take(wave.bottoms)
                 last = number + 1 == len(decision.waves)
