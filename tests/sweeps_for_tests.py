@@ -26,6 +26,7 @@ trace: tiny.safetensors
 model: ./tiny.yaml
 hardware: rtx-a6000
 warmup_tokens: 10
+device: simulated
 grids:
   policies:
     policy: [on-demand, lru, lfu, fifo, 'least-stale[key=cyclic]', speculate-and-execute, all-resident]

@@ -27,7 +27,7 @@ from moesim.cluster_task import answer, answers_in, as_text
 def undisturbed(tmp_path_factory):
     """A sweep that takes long enough to be disturbed, its results and timelines as one process makes them."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    config = write_sweep(folder, tokens=150)
+    config = write_sweep(folder, tokens=400)
     swept(config, folder / "out")
     return config, made(folder / "out")
 
@@ -88,7 +88,8 @@ def test_a_run_that_kills_its_workers_is_reported_and_the_rest_go_on(tmp_path):
         out = tmp_path / "out"
         status, lines, _ = ended(start(config, out, "--cluster", team.address))
     assert status == 2
-    (line,) = lines
+    assert not any("Traceback" in line for line in lines)
+    (line,) = (line for line in lines if line.startswith("error: "))  # a busy machine's workers may say more
     assert line.startswith(f"error: {out}: 1 of 4 runs not made, since workers died with them")
     assert line.endswith("dies.py:Dies, cache 0.5 (its workers died)")
     assert len(kept(out)) == 3
