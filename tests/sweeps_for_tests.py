@@ -26,7 +26,6 @@ trace: tiny.safetensors
 model: ./tiny.yaml
 hardware: rtx-a6000
 warmup_tokens: 10
-device: simulated
 grids:
   policies:
     policy: [on-demand, lru, lfu, fifo, 'least-stale[key=cyclic]', speculate-and-execute, all-resident]
@@ -41,6 +40,7 @@ published:
   - {grid: policies, policy: lru, cache: 50%, tpot_ns: 1_000_000, source: made for tests}
 timelines:
   - {policy: lru, cache: 50%, layers: [1, 2]}
+device: simulated
 """
 RUNS = 2 + 5 * 3 + 2 * 2 * 3
 """on-demand and all-resident stand once, 50% and 0.5 are one size."""
