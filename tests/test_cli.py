@@ -67,7 +67,9 @@ def test_run_as_json_is_the_row_of_the_sweep(moesim_command, tiny):
     assert moesim_command("sweep", tiny / "sweep.yaml", "--out", tiny / "out", "--workers", "1", "-q") == (0, "", "")
     table = pq.read_table(tiny / "out" / "results.parquet").to_pylist()
     (row,) = [row for row in table if row["policy"] == "fifo" and row["cache_fraction"] == 0.75]
-    code, out, err = moesim_command(*tiny_run(tiny, "--policy", "fifo", "--cache", "75%", "--context", "128", "--json"))
+    code, out, err = moesim_command(*tiny_run(
+        tiny, "--policy", "fifo", "--cache", "75%", "--context", "128", "--device", "simulated", "--json"
+    ))
     assert (code, err) == (0, "")
     printed = json.loads(out)
     of_the_sweep = {"grid", "configuration", "run_hash"}

@@ -50,7 +50,7 @@ def test_a_killed_worker_an_interruption_and_a_resumption_change_no_byte(undistu
     with cluster(tmp_path) as team:
         team.scheduler()
         lost = team.worker("one")
-        team.worker("two")
+        other = team.worker("two")
 
         out = tmp_path / "killed worker"
         process = start(config, out, "--cluster", team.address)
@@ -66,8 +66,10 @@ def test_a_killed_worker_an_interruption_and_a_resumption_change_no_byte(undistu
         out = tmp_path / "interrupted"
         process = start(config, out, "--cluster", team.address)
         wait_for(lambda: some_are_kept(out), process)
+        other.send_signal(signal.SIGSTOP)  # or it might be through before the interruption
         os.killpg(process.pid, signal.SIGINT)
         status, lines, _ = ended(process)
+        other.send_signal(signal.SIGCONT)
         assert (status, lines) == (130, ["error: interrupted; the same command continues where it was"])
         before = kept(out)
         assert 3 <= len(before) < RUNS
