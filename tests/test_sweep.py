@@ -25,7 +25,7 @@ from moesim.sweep_tasks import Group, split
 from moesim.workers import LostWorkerError, answers
 from tests.sweeps_for_tests import DIES, LETHAL_SWEEP, RUNS, SWEEP, write_sweep
 
-ENOUGH_TOKENS = 250
+ENOUGH_TOKENS = 400
 """Of a trace whose sweep takes long enough to be killed in the middle."""
 
 
@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_the_finished_rows_and_one_line(undisturbed, tmp_path):
     config, expected = undisturbed
     out = tmp_path / "out"
     process = start(config, out, "--workers", "2")
-    wait_for(lambda: some_are_kept(out), process)
+    wait_for(lambda: some_are_kept(out, few=1), process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_the_finished_rows_and_one_line(undisturbed, tmp_path):
         "error: interrupted; the same command continues where it was"
     ]
     table = pq.read_table(out / "results.parquet")
-    assert 3 <= table.num_rows == len(kept(out)) < RUNS
+    assert 1 <= table.num_rows == len(kept(out)) < RUNS
     order = [run_hash(run) for run in Sweep.load(config).runs]
     assert table["run_hash"].to_pylist() == [name for name in order if name in set(kept(out))]
 
