@@ -63,7 +63,8 @@ class ExpertCache:
 
     Experts are numbered `layer * experts + expert`, from `first_expert` on. `slots` is the capacity; a rule with
     `bypass` may exceed it during an event, in `staging` further slots, and is trimmed after it. A workspace, which is
-    emptied after every event, keeps no order (`ordered=False`) and never has a victim.
+    emptied after every event, keeps no order (`ordered=False`): where guesses for layers to come have filled it and
+    were unpinned for a demand, the first to come goes first.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ExpertCache:
         self._layers = layers
         self._experts = experts
         self._free = deque(range(first_slot, first_slot + slots + staging))
+        self._in_order_of_coming = not ordered
         self._ordered = ordered and not evict.draws
         self._by_layer = evict.by_layer_distance or evict.weighs_layers
         self._first_slot = first_slot
@@ -119,6 +121,8 @@ class ExpertCache:
 
     def victim(self, layer: int) -> int | None:
         """Who leaves next while `layer` runs; None if everything is pinned."""
+        if self._in_order_of_coming:
+            return next((expert for expert in self.slot_of if expert not in self.pinned), None)
         if self._evict.draws:
             return self._evict.draw(self._holder, self.pinned)
         if not self._by_layer:

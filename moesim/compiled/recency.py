@@ -2,8 +2,8 @@
 
 What is to be prefetched is asked of the policy's rule before, in Python, and comes in as lists. For each event of a
 block of steps: classify, touch, choose victims, enqueue; in the order that those two files have. Experts are numbered
-over all layers. Residents stand in a list from the oldest use to the latest (in a workspace, which has no victims:
-from the first to come to the last).
+over all layers. Residents stand in a list from the oldest use to the latest (in a workspace: from the first to come to
+the last).
 """
 
 from typing import Any, NamedTuple
@@ -134,7 +134,7 @@ def _link(cache: Cache, expert: int, stamp: int) -> None:
 
 
 @inlined
-def _take_slot(cache: Cache, workspace: bool) -> int:
+def _take_slot(cache: Cache) -> int:
     """A free slot, or that of the oldest resident that is not pinned; -1 if there is none."""
     state = cache.state
     if state[FREE_COUNT]:
@@ -142,8 +142,6 @@ def _take_slot(cache: Cache, workspace: bool) -> int:
         state[FREE_FIRST] = (state[FREE_FIRST] + 1) % len(cache.free)
         state[FREE_COUNT] -= 1
         return int(slot)
-    if workspace:
-        return -1
     victim = state[OLDEST]
     while victim >= 0 and cache.pinned[victim]:
         victim = cache.newer[victim]
@@ -277,14 +275,14 @@ def _classify(cache: Cache, accesses: Any, optimum: Any, counts: Any, experts: i
 
 
 @compiled
-def _foresee(cache: Cache, wanted: Any, slots: Any, taken: int, counts: Any, workspace: bool) -> int:
+def _foresee(cache: Cache, wanted: Any, slots: Any, taken: int, counts: Any) -> int:
     """Give slots to whom a prefetch wants, behind the `taken` slots that are given; returns how many there are then."""
     for expert in wanted:  # residents first, so that no entry of the list evicts another
         cache.pinned[expert] = True
     for expert in wanted:
         if cache.slot_of[expert] >= 0:
             continue
-        slot = _take_slot(cache, workspace)
+        slot = _take_slot(cache)
         if slot < 0:
             counts[DROPPED] += 1
             continue
@@ -328,16 +326,16 @@ def _make_waves(
             expert = accesses[place]
             slot = cache.slot_of[expert]
             if slot < 0:
-                slot = -1 if full else _take_slot(cache, workspace)
+                slot = -1 if full else _take_slot(cache)
                 if slot < 0 and executed == begin:
                     _unpin_prefetches(cache, experts, layer, accesses[todo])
-                    slot = _take_slot(cache, workspace)
+                    slot = _take_slot(cache)
                 if slot < 0:
                     full = True
                     rest[waiting] = place
                     waiting += 1
                     continue
-                if workspace:  # in order of coming, since nothing is ever evicted
+                if workspace:  # in order of coming
                     cache.state[CLOCK] += 1
                     stamps[expert] = cache.state[CLOCK]
                 cache.slot_of[expert] = slot
@@ -427,11 +425,11 @@ def decide_and_enqueue(
             if streamed[step]:
                 for other in range(layer, min(layer + 2, layers)):
                     whole = np.arange(other * experts, (other + 1) * experts)
-                    foreseen = _foresee(cache, whole, ahead, foreseen, counts[step], workspace)
+                    foreseen = _foresee(cache, whole, ahead, foreseen, counts[step])
             else:
                 for expert in ask:
                     cache.asked[expert] = True
-                foreseen = _foresee(cache, ask, ahead, 0, counts[step], workspace)
+                foreseen = _foresee(cache, ask, ahead, 0, counts[step])
                 _read_back(cache, program)
             if reuses[step] and layer + 1 == layers - 1:
                 foreseen = 0

@@ -160,6 +160,11 @@ def test_slots_pins_and_accounts(policy, seed, shape, prompt):
         check_every_event(policy, trace, capacity)
 
 
+def test_guesses_for_later_layers_give_a_full_workspace_up_to_a_demand():
+    trace = scored_trace(14, 3, 8, 2, seed=4096)  # hypothesis found it: nothing was free, and nothing was a victim
+    check_every_event("hobbit[prefetch=static-frequency]", trace, Capacity(4, workspace=True))
+
+
 def needs_no_recording(policy):
     trace = batched_trace(6)
     try:
