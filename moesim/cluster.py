@@ -13,7 +13,7 @@ from pathlib import Path
 
 from moesim.cluster_task import answer, answers_in, as_text
 from moesim.errors import InputError
-from moesim.sweep_tasks import Drawn, Lost, Row, Task, alone
+from moesim.sweep_tasks import Drawn, Lost, Row, Task, alone, shares
 
 try:
     from distributed import Client, Future, KilledWorker, as_completed
@@ -61,11 +61,14 @@ class Cluster:
                 lost.rest(task, 0, "its workers died")
 
     def _answers(self, tasks: list[Task], sweep: str, given_up: list[Task]) -> Generator[Row | Drawn, None, None]:
-        texts = [as_text(task, sweep) for task in tasks]
-        futures = self._client.map(answer, texts, key="moesim-run", pure=False)
-        of: dict[Future[str], Task] = dict(zip(futures, tasks, strict=True))
+        workers = list(self._client.scheduler_info(n_workers=-1)["workers"])
+        of: dict[Future[str], Task] = {}
+        for task, share in zip(tasks, shares(tasks, len(workers) or 1), strict=True):
+            # Kin are meant for one worker, which keeps what they share; whoever is idle takes them from there.
+            meant = {"workers": workers[share], "allow_other_workers": True} if workers else {}
+            of[self._client.submit(answer, as_text(task, sweep), key=f"moesim-run-{uuid.uuid4()}", **meant)] = task
         try:
-            for future in as_completed(futures, loop=self._client.loop):
+            for future in as_completed(list(of), loop=self._client.loop):
                 task = of.pop(future)
                 problem = future.exception() if future.status == "error" else None
                 if isinstance(problem, KilledWorker):

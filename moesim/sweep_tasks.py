@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from moesim.result import Value
 from moesim.run import RunConfig, simulate
@@ -31,6 +31,8 @@ class Drawing:
     name: str
     run: RunConfig
     layers: tuple[int, int]
+    cost: ClassVar[int] = 3
+    """As of a group of one run, without an interval."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,16 @@ def kin(task: Task) -> object:
     if isinstance(task, Drawing):
         return "drawing"
     return task.window.path, task.window.stop, task.window.capacity
+
+
+def shares(tasks: list[Task], workers: int) -> list[int]:
+    """Each task's worker, where each of them is given about the same work, and kin where it can be."""
+    of = [0] * len(tasks)
+    total, before = sum(task.cost for task in tasks), 0
+    for place in sorted(range(len(tasks)), key=lambda place: str(kin(tasks[place]))):
+        of[place] = before * workers // total
+        before += tasks[place].cost
+    return of
 
 
 def alone(task: Task) -> list[Task]:

@@ -109,8 +109,10 @@ def answers(
                     with suppress(BrokenPipeError, ConnectionResetError):  # it has died; the next reading says so
                         connection.send(task)
                 else:
+                    process = team.pop(connection).process
+                    process.terminate()  # to take apart what it has kept would take seconds, and serve nobody
+                    process.join()
                     connection.close()
-                    team.pop(connection).process.join()
     finally:
         for member in team.values():
             member.process.terminate()

@@ -15,13 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import moesim.sweep
+from moesim.capacity import Capacity
 from moesim.config import Sweep
 from moesim.errors import ConfigError, InputError
 from moesim.result import SCHEMA
 from moesim.run import RunConfig, run_hash, simulate
 from moesim.sweep import LostRunsError, run_sweep
 from moesim.sweep_folder import SweepError
-from moesim.sweep_tasks import Group, split
+from moesim.sweep_tasks import Drawing, Group, shares, split
+from moesim.window import Window
 from moesim.workers import LostWorkerError, answers
 from tests.sweeps_for_tests import DIES, LETHAL_SWEEP, RUNS, SWEEP, write_sweep
 
@@ -339,6 +341,17 @@ def test_groups_are_cut_only_where_one_would_hold_up_the_others():
     assert 1 < sum(len(piece.runs) > 2 for piece in pieces) <= 16
     assert [piece.cost for piece in pieces] == sorted((piece.cost for piece in pieces), reverse=True)
     assert len(split(few, workers=1)) == 40
+
+
+def test_workers_of_a_cluster_get_equal_shares_and_kin_together():
+    windows = [Window(Path("t"), 9, "lru", Capacity(8 * slots), 2, False) for slots in range(1, 5)]
+    run = RunConfig(trace=Path("t"), model="m", hardware="h", policy="lru", interval=False)
+    tasks = [Group(window, [run]) for _ in range(6) for window in windows]  # kin lie apart
+    given = shares(tasks, 3)
+    assert sorted(map(given.count, range(3))) == [8, 8, 8]
+    pairs = {(task.window.capacity.slots, worker) for task, worker in zip(tasks, given, strict=True)}
+    assert len(pairs) == 6, "four kin, two of them cut once"
+    assert set(shares([Drawing("one", run, (0, 1)), *tasks], 1)) == {0}
 
 
 def squares(task):
