@@ -11,7 +11,8 @@ from collections import OrderedDict
 from pathlib import Path
 
 from moesim.compiled import jit
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.trace import Trace
 from moesim.window import recorded_decisions
 

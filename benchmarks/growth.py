@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 
 from benchmarks.devices import TRACE
 from benchmarks.made_up import write_model, write_trace
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.window import recorded_decisions
 
 TOKENS = (96, 192, 384, 768, 1536)

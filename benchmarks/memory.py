@@ -17,7 +17,8 @@ SHAPE = {"layers": 4, "experts": 16, "top_k": 2}
 REPLAY = """
 import sys, time
 from pathlib import Path
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 start = time.process_time()
 row = simulate(RunConfig(
     trace=Path(sys.argv[1]), model=sys.argv[2], hardware="rtx-a6000", policy="lru", cache_fraction=0.25,

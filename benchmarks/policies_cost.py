@@ -11,7 +11,8 @@ from pathlib import Path
 
 from moesim.errors import InputError
 from moesim.policies.composition import known_policies, parse
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.window import optimum_hits, recorded_decisions
 
 TRACES = Path(__file__).parents[1] / "traces"

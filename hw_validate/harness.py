@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hw_validate.grid import Plan, Planned, Validation
 from hw_validate.worlds import Job, job
-from moesim.run import RunConfig
+from moesim.run_config import RunConfig
 
 Tell = Callable[[str], None]
 

@@ -16,9 +16,11 @@ from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import Step, steps
 from moesim.hardware import Hardware
+from moesim.prepare import Prepared as PreparedRun
+from moesim.prepare import prepare
 from moesim.replay import Replay, StepOutcome
-from moesim.run import Prepared as PreparedRun
-from moesim.run import RunConfig, paused_collector, prepare
+from moesim.run import paused_collector
+from moesim.run_config import RunConfig
 from moesim.timeline import Timeline
 from moesim.window import Recorded, load_trace, recorded_decisions
 
@@ -130,7 +132,7 @@ def job(config: RunConfig, warmup_steps: int, measured_steps: int, instrumented_
     if run.window.capacity.bottom_slots:
         raise ConfigError(f"policy {run.policy.name}: keeps tops of experts: the real devices store whole experts")
     return Job(
-        run, recorded_decisions(run.window), run.window.decider().slots, warmup_steps, measured_steps,
+        run, recorded_decisions(run.window), run.slots, warmup_steps, measured_steps,
         instrumented_steps,
     )
 

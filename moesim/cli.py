@@ -138,7 +138,8 @@ def run(
     from pydantic import ValidationError
 
     from moesim.config import cache_fraction, host_cache_fraction
-    from moesim.run import RunConfig, simulate
+    from moesim.run import simulate
+    from moesim.run_config import RunConfig
     from moesim.summary import print_run
 
     try:

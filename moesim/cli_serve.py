@@ -64,7 +64,8 @@ def serve(
 
     from moesim.config import REST, cache_fraction
     from moesim.requests.serving import StreamConfig
-    from moesim.run import RunConfig, simulate
+    from moesim.run import simulate
+    from moesim.run_config import RunConfig
     from moesim.summary import print_served
 
     try:

@@ -14,7 +14,8 @@ from typing import Any
 import moesim
 from moesim.code_hash import code_hash
 from moesim.errors import InputError
-from moesim.run import RunConfig, run_hash, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig, run_hash
 from moesim.sweep_tasks import Drawing, Drawn, Row, Task, draw
 
 _CODE = code_hash()

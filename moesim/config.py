@@ -30,7 +30,7 @@ from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
 from moesim.requests.arrivals import read_arrivals
 from moesim.requests.serving import StreamConfig
-from moesim.run import RunConfig
+from moesim.run_config import RunConfig
 from moesim.yaml_file import check, line_of, read_yaml
 
 MOST_RUNS = 1_000_000

@@ -15,8 +15,9 @@ import moesim
 from moesim.code_hash import code_hash
 from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
+from moesim.prepare import prepare
 from moesim.quality.stored import beside
-from moesim.run import RunConfig, prepare, run_hash
+from moesim.run_config import RunConfig, run_hash
 from moesim.sweep_folder import SweepFolder, claimed
 from moesim.sweep_tasks import Drawing, Drawn, Group, Lost, Row, Task, kin, split, work
 from moesim.window import Window, load_trace

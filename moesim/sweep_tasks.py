@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from moesim.result import Value
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.window import Window
 
 Row = dict[str, Value]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from moesim.compiled import jit
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.trace import Trace
 from moesim.trace_import import import_trace
 

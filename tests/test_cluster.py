@@ -181,7 +181,7 @@ def test_a_worker_forgets_what_another_sweep_left_in_its_place(told, undisturbed
     here = Path.cwd()
     rows = []
     for name in ("first", "second"):
-        from moesim.run import RunConfig, file_hash
+        from moesim.run_config import RunConfig, file_hash
         from moesim.window import load_trace, trace_hash
 
         os.chdir(tmp_path / name)

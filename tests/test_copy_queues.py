@@ -9,7 +9,8 @@ import pytest
 from moesim.devices.copy_queues import SimulatedGPUWithCopyThread
 from moesim.engine import CopyThreadSpec
 from moesim.model import Kernel
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.timeline import Timeline
 from tests.oracles.two_queues import Copy
 from tests.oracles.two_queues import simulate as by_nanoseconds

@@ -9,7 +9,8 @@ import yaml
 from moesim.catalogue import names
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.trace import DECODE, Trace, id_dtype
 from tests.cpu_crossover import crossover_tokens
 from tests.traces_for_tests import metadata

@@ -16,7 +16,8 @@ from moesim.model import Kernel
 from moesim.policies.composition import parse
 from moesim.replay import Replay
 from moesim.result import Tally
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.plain_hardware import PlainHardware
 from tests.random_machines import ENGINES, HARDWARE, MODEL
 from tests.rows_for_tests import RECORDINGS, five_hundred_tokens, rows

@@ -18,7 +18,7 @@ import pytest
 from moesim.config import Sweep
 from moesim.errors import InputError
 from moesim.report import write_report
-from moesim.run import run_hash
+from moesim.run_config import run_hash
 from moesim.sweep import run_sweep
 from tests.sweeps_for_tests import RUNS, write_sweep
 from tests.test_sweep import files, kept, swept

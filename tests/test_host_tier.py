@@ -9,7 +9,8 @@ import pytest
 from moesim.device_choice import new_device
 from moesim.errors import ConfigError
 from moesim.host_tier import HostTier
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.plain_hardware import PlainHardware, plain_engine
 
 SHIPPED = Path(__file__).parents[1] / "traces" / "reference-16x64.safetensors"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-import moesim.run
+import moesim.one_replay
 import moesim.window
 from moesim.decide import Capacity, Decider
 from moesim.devices.simulated import SimulatedGPU
@@ -12,7 +12,8 @@ from moesim.events import steps
 from moesim.model import ModelSpec
 from moesim.policies.composition import known_policies, parse
 from moesim.replay import Replay
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.window import recorded_decisions
 from tests.oracles.serial_time import on_demand_token_ns
 from tests.plain_hardware import PlainHardware, plain_engine
@@ -139,7 +140,7 @@ def test_time_bytes_and_accesses_are_conserved(policy, engine):
 @pytest.mark.parametrize("policy", ["lru", "least-stale[key=left-first]", "speculate-and-execute", "belady"])
 def test_decisions_played_back_are_the_policy_at_work(policy, monkeypatch):
     played = run(policy)
-    monkeypatch.setattr(moesim.run, "RECORDED_TOKENS", 0)
+    monkeypatch.setattr(moesim.one_replay, "RECORDED_TOKENS", 0)
     recorded_decisions.cache_clear()
     assert run(policy) == played
     assert recorded_decisions.cache_info().misses == 0

@@ -18,7 +18,8 @@ from moesim.events import steps
 from moesim.policies.composition import parse
 from moesim.replication import BatchForecast, allotted, spread
 from moesim.requests.serving import StreamConfig
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.trace_batch import batch_decode
 from moesim.trace_synthetic import SyntheticSpec, synthesize
 from tests.traces_for_tests import batched_trace, random_trace

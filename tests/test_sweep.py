@@ -19,7 +19,8 @@ from moesim.capacity import Capacity
 from moesim.config import Sweep
 from moesim.errors import ConfigError, InputError
 from moesim.result import SCHEMA
-from moesim.run import RunConfig, run_hash, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig, run_hash
 from moesim.sweep import LostRunsError, run_sweep
 from moesim.sweep_folder import SweepError
 from moesim.sweep_tasks import Drawing, Group, shares, split

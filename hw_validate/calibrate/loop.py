@@ -11,7 +11,8 @@ from hw_validate.worlds import Job, job
 from moesim.devices.base import Event, KernelClass, KernelRun, Prepared
 from moesim.model import Kernel, ModelSpec
 from moesim.replay import StepOutcome
-from moesim.run import RunConfig, paused_collector
+from moesim.run import paused_collector
+from moesim.run_config import RunConfig
 from moesim.trace_batch import batch_decode
 from moesim.trace_synthetic import SyntheticSpec, synthesize
 

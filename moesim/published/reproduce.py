@@ -11,12 +11,13 @@ import numpy as np
 from moesim.catalogue import find, names
 from moesim.errors import ConfigError, InputError, nearest
 from moesim.events import DECODE
+from moesim.prepare import prepare
 from moesim.published.system import Claim, System, columns_of, load_system, runs_named
 from moesim.published.traces import TraceSources, beside, load_sources, made_ready
 from moesim.published.verdict import Verdict, agrees, together
 from moesim.quality import stored
 from moesim.record.predictors.recall import measure_recall
-from moesim.run import RunConfig, prepare, run_hash
+from moesim.run_config import RunConfig, run_hash
 from moesim.sweep_tasks import Group, Row, kin, split, work
 from moesim.window import Window, load_trace
 from moesim.workers import answers

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moesim.config import Axes, over, read_axes, runs_of
 from moesim.errors import ConfigError, nearest
 from moesim.result import SCHEMA
-from moesim.run import RunConfig
+from moesim.run_config import RunConfig
 from moesim.yaml_file import line_of, read_model
 
 Kind = Literal["ratio", "direction", "share", "count"]

@@ -13,7 +13,9 @@ from moesim.draft.plan import governed_lengths
 from moesim.engine import EngineSpec
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
-from moesim.run import RunConfig, prepare, simulate
+from moesim.prepare import prepare
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 
 SHIPPED = Path(__file__).parents[2] / "traces" / "reference-16x64.safetensors"
 

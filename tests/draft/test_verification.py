@@ -17,7 +17,8 @@ from moesim.model import ModelSpec
 from moesim.policies.composition import parse
 from moesim.policies.draft.self_draft import SelfDraft
 from moesim.replay import Replay
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.plain_hardware import PlainHardware, plain_engine
 from tests.traces_for_tests import batched_trace, random_trace
 

@@ -11,7 +11,8 @@ import pytest
 from moesim.config import Sweep
 from moesim.errors import ConfigError, TraceError
 from moesim.policies.composition import parse
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.fuzz.targets import TARGETS, feed
 from tests.trace.examples import example
 

@@ -13,7 +13,7 @@ from hw_validate.worlds import job, simulate
 from moesim.errors import ConfigError
 from moesim.model import ModelSpec
 from moesim.policies.composition import known_policies, parse
-from moesim.run import RunConfig
+from moesim.run_config import RunConfig
 from moesim.trace import Trace
 from tests.traces_for_tests import PREDICTOR, random_trace
 

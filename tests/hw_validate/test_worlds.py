@@ -4,7 +4,7 @@ import pytest
 
 from hw_validate.worlds import job, simulate, world
 from moesim.errors import ConfigError
-from moesim.run import RunConfig
+from moesim.run_config import RunConfig
 from tests.hw_validate.cells_on_devices import ALL_POLICIES, BATCH, STEPS
 from tests.test_replay import SHIPPED
 

@@ -10,7 +10,8 @@ from moesim.decide import Decider, run_without_clock
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import parse
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.test_replay import SHIPPED
 from tests.traces_for_tests import random_trace
 

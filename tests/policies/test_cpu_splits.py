@@ -15,7 +15,8 @@ from moesim.model import Kernel
 from moesim.policies.composition import parse
 from moesim.policies.costs import Costs
 from moesim.policies.on_miss.cpu import Cpu
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.plain_hardware import plain_engine
 from tests.test_simulated_cpu import PlainHost
 

@@ -14,7 +14,8 @@ from moesim.machine_costs import hidden_experts
 from moesim.model import ModelSpec
 from moesim.policies.budget.fitted_split import SHARES, move_memory
 from moesim.policies.composition import parse
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.plain_hardware import PlainHardware, plain_engine
 from tests.test_replay import SHIPPED
 from tests.traces_for_tests import batched_trace, random_trace

@@ -11,7 +11,7 @@ from moesim.decide import Capacity, Decider, run_without_clock
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import files, parse
-from moesim.run import RunConfig, file_hash, run_hash
+from moesim.run_config import RunConfig, file_hash, run_hash
 from moesim.trace import Trace
 
 ROOT = Path(__file__).parents[2]

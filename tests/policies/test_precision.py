@@ -11,7 +11,8 @@ from moesim.events import steps
 from moesim.hardware import HardwareSpec
 from moesim.model import ModelSpec
 from moesim.policies.composition import parse
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.oracles import two_precisions
 from tests.oracles.shipped_counts import EIGHT_SLOTS
 from tests.policies.scanned import events_of, with_scores

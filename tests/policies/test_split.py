@@ -19,7 +19,8 @@ from moesim.model import ModelSpec
 from moesim.parts import Parts
 from moesim.policies.composition import parse
 from moesim.replay import Replay
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.timeline import Timeline
 from tests.plain_hardware import PlainHardware, plain_engine
 from tests.policies.scanned import with_scores

@@ -10,7 +10,7 @@ import pytest
 from moesim.cli import main
 from moesim.config import Sweep
 from moesim.errors import ConfigError
-from moesim.run import prepare
+from moesim.prepare import prepare
 from tests.sweeps_for_tests import write_sweep
 
 CONFIGS = Path(__file__).parents[2] / "configs"

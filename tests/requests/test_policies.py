@@ -7,7 +7,8 @@ import pytest
 from moesim.errors import ConfigError
 from moesim.policies.composition import known_policies, parse
 from moesim.requests.serving import StreamConfig
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from tests.policies.test_contract import scored_trace
 from tests.requests.streams import trace_of
 from tests.sweeps_for_tests import MODEL

@@ -6,8 +6,10 @@ import pytest
 
 from moesim.errors import ConfigError
 from moesim.model import ModelSpec
+from moesim.prepare import prepare
 from moesim.requests.serving import StreamConfig
-from moesim.run import RunConfig, prepare, run_hash, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig, run_hash
 from tests.requests.streams import trace_of
 from tests.sweeps_for_tests import MODEL
 

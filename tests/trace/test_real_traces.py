@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from moesim.model import ModelSpec
-from moesim.run import RunConfig, simulate
+from moesim.run import simulate
+from moesim.run_config import RunConfig
 from moesim.trace import Trace
 from moesim.trace_import import Labels, import_trace
 from moesim.trace_summary import summarize
