@@ -24,7 +24,9 @@ from hw_validate.driver import HardwareError
 from hw_validate.measured import device_of
 from hw_validate.pairs import Pairs
 from hw_validate.storage import HostExperts, Slots
-from moesim.decide import Capacity, Decider, Decision
+from moesim.capacity import Capacity
+from moesim.decide import Decider
+from moesim.decision import Decision
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import DECODE, Step

@@ -7,7 +7,7 @@ the router's choice says it; where it executes predictions, the ranking that it 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from moesim.decide import Decision
+from moesim.decision import Decision
 from moesim.events import Step
 from moesim.trace import Trace
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hw_validate.measurement import TIME_CLASSES, World
-from moesim.decide import Decision
+from moesim.decision import Decision
 from moesim.devices.base import Device, KernelRun, Prepared
 from moesim.devices.simulated import Queue, SimulatedGPU, SimulatedStream
 from moesim.engine import EngineSpec

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from moesim.decide import Decision
+from moesim.decision import Decision
 from moesim.devices.base import DeviceWithCpu, Event
 from moesim.events import Step
 from moesim.model import Kernel, ModelSpec

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from moesim.capacity import Capacity
-from moesim.decide import Copy, Decider, Decision, Wave
+from moesim.decide import Decider
+from moesim.decision import Copy, Decision, Wave
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import Step

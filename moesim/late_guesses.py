@@ -9,7 +9,8 @@ run decides anew under each clock.
 from collections.abc import Generator
 from typing import Any
 
-from moesim.decide import Decider, Decision
+from moesim.decide import Decider
+from moesim.decision import Decision
 from moesim.devices.base import DeviceWithCopyQueues
 from moesim.events import Step
 

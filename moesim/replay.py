@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 from moesim.cpu_experts import CpuExperts
-from moesim.decide import Copy, Decision, Wave
+from moesim.decision import Copy, Decision, Wave
 from moesim.devices.base import Device, Event, KernelRun, Prepared
 from moesim.draft.passes import DraftPasses
 from moesim.engine import EngineSpec

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from moesim.decide import REASONS
+from moesim.decision import REASONS
 from moesim.events import PREFILL
 from moesim.replay import StepOutcome
 from moesim.token_time import TokenTime

@@ -13,8 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.decide import Capacity, Decider, Decision, OptimumHits, run_without_clock, streams_whole_layers
+from moesim.capacity import Capacity
+from moesim.decide import Decider, OptimumHits, run_without_clock, streams_whole_layers
 from moesim.decide_parts import decider_of
+from moesim.decision import Decision
 from moesim.draft.verification import verification_steps
 from moesim.events import DECODE, Step, UseList, steps
 from moesim.policies.composition import parse

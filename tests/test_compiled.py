@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.capacity import Capacity
 from moesim.compiled import jit, run
 from moesim.compiled.run import CompiledRun, is_compiled
-from moesim.decide import Capacity, Decider, OptimumHits
+from moesim.decide import Decider, OptimumHits
 from moesim.devices.simulated import SimulatedGPU
 from moesim.engine import EngineSpec
 from moesim.events import steps

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from moesim.cpu_experts import CpuExperts
-from moesim.decide import Decision
+from moesim.decision import Decision
 from moesim.model import ModelSpec
 
 

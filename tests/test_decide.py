@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider, OptimumHits, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, OptimumHits, run_without_clock
 from moesim.events import DECODE, UseList, steps
 from moesim.policies.composition import parse
 from tests.oracles import event_atomic, exhaustive, exploded

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider
+from moesim.capacity import Capacity
+from moesim.decide import Decider
 from moesim.devices.fast import FastGPU
 from moesim.devices.simulated import SimulatedGPU
 from moesim.engine import EngineSpec

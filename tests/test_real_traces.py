@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.events import UseList, steps
 from moesim.policies.composition import parse
 from moesim.trace import Trace

@@ -6,7 +6,8 @@ import pytest
 
 import moesim.one_replay
 import moesim.window
-from moesim.decide import Capacity, Decider
+from moesim.capacity import Capacity
+from moesim.decide import Decider
 from moesim.devices.simulated import SimulatedGPU
 from moesim.events import steps
 from moesim.model import ModelSpec

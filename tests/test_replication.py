@@ -11,8 +11,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.capacity import Capacity
 from moesim.catalogue import find
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Decider, run_without_clock
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import parse

@@ -11,9 +11,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.capacity import Capacity
 from moesim.compiled import clock, jit, recency
 from moesim.compiled.clock import Integers
-from moesim.decide import REASONS, Capacity, Copy, Decision, OptimumHits, streams_whole_layers
+from moesim.decide import OptimumHits, streams_whole_layers
+from moesim.decision import REASONS, Copy, Decision
 from moesim.devices.base import Prepared
 from moesim.devices.fast import FastGPU
 from moesim.engine import EngineSpec

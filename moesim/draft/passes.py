@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 from itertools import groupby
 from typing import Any
 
-from moesim.decide import Copy, Decision
+from moesim.decision import Copy, Decision
 from moesim.devices.base import Device, Event
 from moesim.engine import EngineSpec
 from moesim.events import Step

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moesim.capacity import Capacity
 from moesim.cli import app
 from moesim.curve import curves_of
 from moesim.curve.split import UNKNOWN, best_split
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Decider, run_without_clock
 from moesim.errors import TraceError
 from moesim.events import steps
 from moesim.policies.composition import parse

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.capacity import Capacity
 from moesim.curve import lru
 from moesim.curve.accesses import accesses
 from moesim.curve.lru import StackDistances
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Decider, run_without_clock
 from moesim.events import DECODE, steps
 from moesim.policies.composition import parse
 from tests.oracles.exploded import libcachesim_hits

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.capacity import Capacity
 from moesim.curve.accesses import Accesses, accesses
 from moesim.curve.optimum import optimum_distances
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Decider, run_without_clock
 from moesim.events import UseList, steps
 from moesim.policies.composition import parse
 from tests.curve.test_lru import TRACES, event_lists

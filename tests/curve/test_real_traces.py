@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from moesim.capacity import Capacity
 from moesim.curve import curves_of
-from moesim.decide import Capacity
 from tests.curve.test_lru import event_lists
 from tests.oracles.exploded import libcachesim_hits
 from tests.properties.runs import misses

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.draft.verification import verification_steps
 from moesim.policies.composition import parse
 from moesim.trace import Trace

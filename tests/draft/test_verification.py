@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider
+from moesim.capacity import Capacity
+from moesim.decide import Decider
 from moesim.devices.simulated import SimulatedGPU
 from moesim.draft.verification import verification_steps
 from moesim.errors import ConfigError

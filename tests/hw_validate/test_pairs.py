@@ -3,7 +3,7 @@
 import pytest
 
 from hw_validate.pairs import pairs_of_events
-from moesim.decide import Decision, Wave
+from moesim.decision import Decision, Wave
 from moesim.events import steps
 from moesim.trace import Trace
 from tests.hw_validate.cells_on_devices import BATCH, EXECUTED_OTHERWISE

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity
+from moesim.capacity import Capacity
 from moesim.events import steps
 from tests.oracles.event_atomic import Event, simulate
 from tests.oracles.serial_device import step_ends_ns

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.events import steps
 from moesim.policies.composition import parse
 from tests.oracles import scan

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.draft.verification import verification_steps
 from moesim.events import PREFILL, UseList, steps
 from moesim.policies.composition import known_policies, parse

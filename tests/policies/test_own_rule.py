@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from moesim.capacity import Capacity
 from moesim.cli import app
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.decide import Decider, run_without_clock
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import files, parse

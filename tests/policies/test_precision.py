@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import steps

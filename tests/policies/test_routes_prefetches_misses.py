@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity, Decider
+from moesim.capacity import Capacity
+from moesim.decide import Decider
 from moesim.errors import ConfigError
 from moesim.events import steps
 from moesim.policies.composition import parse

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.events import steps
 from moesim.policies.composition import known_policies, parse, split_call
 from moesim.policies.costs import Costs

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.capacity import Capacity
 from moesim.cpu_experts import CpuExperts
-from moesim.decide import Capacity, Decider
+from moesim.decide import Decider
 from moesim.devices.simulated_cpu import SimulatedGPUAndCPU
 from moesim.events import steps
 from moesim.model import ModelSpec

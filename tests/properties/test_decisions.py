@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity
+from moesim.capacity import Capacity
 from moesim.trace import DECODE, Trace
 from tests.properties.runs import (
     WITH_PREFETCH,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.decide import Capacity
+from moesim.capacity import Capacity
 from moesim.devices.simulated import SimulatedGPU
 from moesim.events import steps
 from tests.plain_hardware import PlainHardware, plain_engine

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from moesim.decide import Capacity, Decider, run_without_clock
+from moesim.capacity import Capacity
+from moesim.decide import Decider, run_without_clock
 from moesim.events import steps
 from moesim.policies.composition import parse
 from moesim.quality.modes.cache_prior import CachePrior

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from moesim.decide import REASONS
+from moesim.decision import REASONS
 from moesim.errors import InputError
 from moesim.report import write_report
 from moesim.report.rows import read_results

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moesim.decide import Capacity, Decider
+from moesim.capacity import Capacity
+from moesim.decide import Decider
 from moesim.devices.fast import FastGPU
 from moesim.devices.simulated import SimulatedGPU
 from moesim.model import ModelSpec
