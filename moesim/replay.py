@@ -194,47 +194,52 @@ class Replay:
                 continue
             device.launch(device.compute, kernels.attention(layer, tokens, context, sequences))
             device.launch(device.compute, kernels.router(layer, tokens))
-            ids_read = self._late is not None and self._late.concerns(step, layer)
-            if ids_read:
-                yield from self._drop_guesses(layer)
-            decision = decisions.decide(step, layer)
-            self._loads = decision.loads
-            ids_known = self._engine.read_back == "overlapped" and not (decision.needs_true_ids or decision.on_cpu)
-            if decision.reads_router and not (ids_known or ids_read):
-                yield from self._read_ids()
-            device.decided()
-            if self._late is not None:
-                self._late.hasten(decision)
-            if self._cpu is not None:
-                self._cpu.execute(step, decision, None if decision.needs_true_ids else self._predictor)
-            waves = decision.waves
-            if waves:
-                self._copy_demand(waves[0])
-            # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
-            reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
-            ids_pending = decision.reads_router and ids_known
-            router_done = device.record(device.compute) if ids_pending else None
-            before_router = self._launched
-            executed = None if decision.needs_true_ids else self._predictor
-            for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
-                self._execute(step, layer, wave, executed)
-                self._copy_demand(behind)
-            if not ids_pending:
-                self._copy_ahead(decision, reused)
-            if waves:
-                self._execute(step, layer, waves[-1], executed)
-            if router_done is not None:
-                yield from device.read_back(router_done)
-                # The last wave's kernels still run: what is copied now need not wait for them, only for those before.
-                self._complete = max(self._complete, before_router)
-                self._copy_ahead(decision, reused)
-            if self._cpu is not None:
-                self._cpu.join(layer == self._last_layer)
-            decisions.finish(layer)
-            made.append(decision)
+            made.append((yield from self._event(step, layer)))
         device.launch(device.compute, kernels.head(sequences + step.drafted))
         end = yield from self._read_ids()
         return end, made
+
+    def _event(self, step: Step, layer: int) -> Generator[Any, None, Decision]:
+        """One event, behind its router: decide, copy and execute."""
+        device = self._device
+        ids_read = self._late is not None and self._late.concerns(step, layer)
+        if ids_read:
+            yield from self._drop_guesses(layer)
+        decision = self._decisions.decide(step, layer)
+        self._loads = decision.loads
+        ids_known = self._engine.read_back == "overlapped" and not (decision.needs_true_ids or decision.on_cpu)
+        if decision.reads_router and not (ids_known or ids_read):
+            yield from self._read_ids()
+        device.decided()
+        if self._late is not None:
+            self._late.hasten(decision)
+        if self._cpu is not None:
+            self._cpu.execute(step, decision, None if decision.needs_true_ids else self._predictor)
+        waves = decision.waves
+        if waves:
+            self._copy_demand(waves[0])
+        # The bug is in the marks that prefetching keeps; what is fetched on demand never looks at them.
+        reused = self._engine.last_layer_reused and step.phase == DECODE and layer + 1 == self._last_layer
+        ids_pending = decision.reads_router and ids_known
+        router_done = device.record(device.compute) if ids_pending else None
+        before_router = self._launched
+        executed = None if decision.needs_true_ids else self._predictor
+        for wave, behind in pairwise(waves):  # whatever is copied behind a wave may take its slots
+            self._execute(step, layer, wave, executed)
+            self._copy_demand(behind)
+        if not ids_pending:
+            self._copy_ahead(decision, reused)
+        if waves:
+            self._execute(step, layer, waves[-1], executed)
+        if router_done is not None:
+            yield from device.read_back(router_done)
+            # The last wave's kernels still run: what is copied now need not wait for them, only for those before.
+            self._complete = max(self._complete, before_router)
+            self._copy_ahead(decision, reused)
+        if self._cpu is not None:
+            self._cpu.join(layer == self._last_layer)
+        self._decisions.finish(layer)
+        return decision
 
     def _read_ids(self) -> Generator[Any, None, int]:
         """Block until everything launched so far is done and its ids are on the host."""
