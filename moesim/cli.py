@@ -17,6 +17,8 @@ from moesim.cli_reproduce import EXAMPLES as REPRODUCE_EXAMPLES
 from moesim.cli_reproduce import reproduce
 from moesim.cli_serve import EXAMPLES as SERVE_EXAMPLES
 from moesim.cli_serve import serve
+from moesim.cli_tournament import EXAMPLES as TOURNAMENT_EXAMPLES
+from moesim.cli_tournament import tournament
 from moesim.cli_trace import app as trace_app
 from moesim.command_line import examples, overrides, run_app
 from moesim.errors import ConfigError
@@ -35,6 +37,7 @@ app.command(epilog=EXAMPLES)(quality)
 app.command(epilog=examples(*RECORD_EXAMPLES))(record)
 app.command(epilog=examples(*SERVE_EXAMPLES))(serve)
 app.command(epilog=examples(*REPRODUCE_EXAMPLES))(reproduce)
+app.command(epilog=examples(*TOURNAMENT_EXAMPLES))(tournament)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of text.")]
 
