@@ -63,6 +63,9 @@ def _panel(panel: Axes, places: Sequence[Standing], sizes: Sequence[float]) -> N
         known = [(at, tpot_ns(row) / 1e6) for at, row in points if row is not None]
         if known:
             panel.plot(*zip(*known, strict=True), markersize=4, **look)
+    for at in set(range(len(sizes))) - {sizes.index(place.cache) for place in places}:
+        where = panel.get_xaxis_transform()
+        panel.text(at, 0.5, "does not fit", rotation=90, ha="center", va="center", color="#777777", transform=where)
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
