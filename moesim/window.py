@@ -61,7 +61,7 @@ def window_end(path: Path, decode_tokens: int | None) -> int:
     return trace.tokens
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=256)
 def largest_events(path: Path, stop: int, stream_prefill: bool, policy: str) -> tuple[int, int]:
     """How many experts the two largest events of the window bring together.
 

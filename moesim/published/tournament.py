@@ -16,8 +16,9 @@ from moesim.config import Sweep, SweepConfig, over, read_axes, runs_of
 from moesim.errors import ConfigError, InputError, nearest
 from moesim.model import ModelSpec
 from moesim.policies.composition import parse, split_call
+from moesim.prepare import prepare
 from moesim.published.traces import TraceSource, beside, load_sources, made_ready
-from moesim.run import RunConfig, prepare
+from moesim.run_config import RunConfig
 from moesim.sweep import Progress, run_sweep
 from moesim.sweep_tasks import Row
 from moesim.trace import Trace
