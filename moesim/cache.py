@@ -14,13 +14,14 @@ from moesim.policies.roles import Evict, Key
 class LazyHeap:
     """Keys in order, where a changed key leaves its old entry behind until that comes to the top."""
 
-    __slots__ = ("_aside", "_heap", "key_of")
+    __slots__ = ("_aside", "_experts_aside", "_heap", "key_of")
 
     def __init__(self) -> None:
         self.key_of: dict[int, Key] = {}
         self._heap: list[tuple[Key, int]] = []
         self._aside: list[tuple[Key, int]] = []
         """Entries that came to the top while their expert was pinned."""
+        self._experts_aside: set[int] = set()
 
     def put(self, expert: int, key: Key) -> None:
         """Give an expert a key, new or changed."""
@@ -31,24 +32,25 @@ class LazyHeap:
         if len(self._heap) > 64 + 4 * len(self.key_of):  # keep the garbage bounded
             self._heap = [(k, e) for e, k in self.key_of.items()]
             heapify(self._heap)
-            self._aside = []
+            self._aside, self._experts_aside = [], set()
 
     def smallest(self, pinned: set[int]) -> int | None:
         """The expert with the smallest key that is not pinned, or None. It stays in the heap."""
         heap, key_of, aside = self._heap, self.key_of, self._aside
-        if aside:
+        if not self._experts_aside <= pinned:
             still = [entry for entry in aside if entry[1] in pinned]
-            if len(still) < len(aside):
-                for entry in aside:
-                    if entry[1] not in pinned:
-                        heappush(heap, entry)
-                self._aside = aside = still
+            for entry in aside:
+                if entry[1] not in pinned:
+                    heappush(heap, entry)
+            self._aside = aside = still
+            self._experts_aside &= pinned
         while heap:
             key, expert = heap[0]
             if expert not in key_of or key_of[expert] != key:
                 heappop(heap)
             elif expert in pinned:
                 aside.append(heappop(heap))
+                self._experts_aside.add(expert)
             else:
                 return expert
         return None

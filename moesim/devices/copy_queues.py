@@ -110,8 +110,15 @@ class CopyThread:
         self._link = link
         self._most = submitted_ahead
         self._under_way = 0
+        self._into: dict[int, list[tuple[CopyQueue, Job]]] = {}
+        """By slot: whoever is to be copied there and still waits, wholly or for chunks."""
         self._sleep: Any = None
         device.environment.process(self._run())
+
+    def hand_over(self, queue: CopyQueue, job: Job) -> None:
+        """Take a job from the loop."""
+        self._into.setdefault(job.slot, []).append((queue, job))
+        queue.push(job)
 
     def rouse(self, _: Any = None) -> None:
         """Something may have changed."""
@@ -161,6 +168,7 @@ class CopyThread:
             job.submitted += 1
             if job.submitted == len(job.chunks_bytes):
                 queue.line.popleft()
+                self._into[job.slot].remove((queue, job))
             yield environment.timeout(enqueue_ns)
             self._submit(queue, job.expert, size_bytes)
 
@@ -173,13 +181,13 @@ class CopyThread:
         return next((place for place, head in enumerate(heads) if head is not None), None)
 
     def _supersede(self, job: Job) -> None:
-        for queue in self.queues:
-            for older in [each for each in queue.line if isinstance(each, Job)]:
-                if older.slot == job.slot and older.number < job.number:
-                    self._cancel(queue, older)
+        for queue, older in self._into[job.slot][:]:
+            if older.number < job.number:
+                self._cancel(queue, older)
 
     def _cancel(self, queue: CopyQueue, job: Job) -> None:
         queue.line.remove(job)
+        self._into[job.slot].remove((queue, job))
         self.cancelled_bytes += sum(job.chunks_bytes[job.submitted :])
 
     def _submit(self, queue: CopyQueue, expert: int, size_bytes: int) -> None:
@@ -229,7 +237,7 @@ class SimulatedGPUWithCopyThread(SimulatedGPU):
         ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
         self._jobs += 1
         chunks = tuple(end - start for start, end in pairwise(ends))
-        stream.push(Job(self._jobs, self.host_now_ns, expert, slot, chunks))
+        self._thread.hand_over(stream, Job(self._jobs, self.host_now_ns, expert, slot, chunks))
         return self.host_now_ns
 
     def drop_unstarted(self, experts: Collection[int]) -> Generator[Any, None, list[int]]:
