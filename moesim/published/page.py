@@ -20,6 +20,8 @@ direction or as a ratio, with our machines' frozen profiles, and the published f
   published range, widened by a tolerance that the claim states with its reason.
 - **contradict**: on at least one trace it does not. Below the table stands why, as far as the runs show it.
 - **cannot be tested**: something is missing, and the table says what.
+- *not verified* behind a claim's source: its figure or wording is quoted at second hand and was not checked against the
+  paper.
 
 What a paper measured on another model, card or text than ours is a claim about that setting. A contradiction here says
 that it did not carry over to this one, and neither that it was wrong there.

@@ -3,6 +3,7 @@
     reference-16x64: {model: olmoe-1b-7b, file: ../traces/reference-16x64.safetensors}
     olmoe: {model: olmoe-1b-7b, recording: nvmoe/olmoe-all.tokens.jsonl, words: ...}    # in the folder of --traces
     mixtral-synthetic: {model: mixtral-8x7b, synthetic: {overlap: 0.37, busiest: 0.16}, words: ...}
+    worst-case: {model: switch-base-128, in_turn: {first_layer: 17, other_layers: 1, steps: 512}, words: ...}
 
 Recordings that others made are not part of this repository; claims that need one say so where it is absent.
 """
@@ -15,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from moesim.catalogue import find, is_file
 from moesim.errors import ConfigError
 from moesim.model import ModelSpec
+from moesim.published.in_turn import InTurn, in_turn
 from moesim.trace import Trace
 from moesim.trace_batch import batch_decode
 from moesim.trace_import import Labels, import_trace
@@ -50,13 +52,14 @@ class TraceSource(BaseModel):
     tokens: int | None = Field(default=None, ge=2)
     """Only so many rows of the recording."""
     synthetic: Drawn | None = None
+    in_turn: InTurn | None = None
     batch: int | None = Field(default=None, ge=2)
     """Decode so many of its requests side by side, and leave prefill out."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "TraceSource":
-        if sum(origin is not None for origin in (self.file, self.recording, self.synthetic)) != 1:
-            raise ValueError("a trace has one of file, recording and synthetic")
+        if sum(origin is not None for origin in (self.file, self.recording, self.synthetic, self.in_turn)) != 1:
+            raise ValueError("a trace has one of file, recording, synthetic and in_turn")
         return self
 
 
@@ -119,6 +122,8 @@ def _trace(source: TraceSource, path: Path, recordings: Path | None, name: str) 
             moe_layers=tuple(model.moe_layers), **source.synthetic.model_dump(),
         )
         return synthesize(spec)[0]
+    if source.in_turn is not None:
+        return in_turn(source.in_turn, model, name)
     assert source.recording is not None, "validated"
     if recordings is None or not is_file(recordings / source.recording):
         return None

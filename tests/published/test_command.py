@@ -20,11 +20,11 @@ def reproduce(monkeypatch, capsys):
 
 
 def test_one_system_prints_json_and_writes_the_page_that_was_asked_for(reproduce, tmp_path):
-    code, out, _ = reproduce("adapmoe", "--json", "--out", tmp_path / "page.md")
+    code, out, _ = reproduce("pre-attention", "--json", "--out", tmp_path / "page.md")
     assert code == 0
     (told,) = json.loads(out)
-    assert (told["system"], {claim["verdict"] for claim in told["claims"]}) == ("adapmoe", {"cannot be tested"})
-    assert "arXiv 2408.10284" in (tmp_path / "page.md").read_text()
+    assert (told["system"], {claim["verdict"] for claim in told["claims"]}) == ("pre-attention", {"cannot be tested"})
+    assert "arXiv 2511.10676" in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
