@@ -20,7 +20,8 @@ def misses(folder, built, cache, **more):
     path = folder / "built.safetensors"
     in_turn(built, SWITCH, "built").save(path)
     return simulate(RunConfig(
-        trace=path, model=SWITCH.name, hardware="rtx-a6000", cache_fraction=cache, interval=False, context_tokens=64, **more,
+        trace=path, model=SWITCH.name, hardware="rtx-a6000", cache_fraction=cache, interval=False, context_tokens=64,
+        **more,
     )).row()["misses"]
 
 
