@@ -10,10 +10,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from moesim.config import Sweep, SweepConfig, over, read_axes, runs_of
 from moesim.errors import ConfigError, InputError, nearest
+from moesim.events import DECODE
 from moesim.model import ModelSpec
 from moesim.policies.composition import parse, split_call
 from moesim.prepare import prepare
@@ -25,11 +27,12 @@ from moesim.trace import Trace
 from moesim.window import load_trace
 from moesim.yaml_file import line_of, read_model
 
-Need = Literal["weights", "scores", "16-bit experts"]
+Need = Literal["weights", "scores", "batches", "16-bit experts"]
 ALL: Literal["all"] = "all"
 LACKS: Mapping[Need, str] = {
     "weights": "the trace has ids and no gate weights",
     "scores": "the trace has not every router probability",
+    "batches": "the trace decodes one sequence at a time, of whose next token nothing is foreseen",
     "16-bit experts": "the model's experts have four bits already",
 }
 
@@ -213,6 +216,9 @@ def _has(need: Need, trace: Trace, model: ModelSpec) -> bool:
         return trace.weights is not None
     if need == "scores":
         return trace.scores is not None
+    if need == "batches":
+        decoded = trace.step[trace.phase == DECODE]
+        return bool(len(np.unique(decoded)) < len(decoded))
     return model.expert_precision in ("bf16", "fp16")
 
 

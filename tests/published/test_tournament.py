@@ -96,16 +96,20 @@ def test_who_needs_what_a_trace_lacks_is_left_out_by_name(tmp_path):
     path = written(
         tmp_path, "{reference-16x64: {title: A}, reference-16x64-scores: {title: B}}",
         "{a: {policy: [lru, prefetch-and-refetch]}, b: {needs: scores, policy: [max-rank]},"
-        " c: {policy: adapmoe, cache: [5%, 25%]}}",
+        " c: {policy: adapmoe, cache: [5%, 25%]}, d: {needs: batches, policy: expert-replication}}",
     )
     plain, scored = entered(path, "reference-16x64"), entered(path, "reference-16x64-scores")
+    single = LeftOut(
+        "expert-replication", "the trace decodes one sequence at a time, of whose next token nothing is foreseen", ()
+    )
     too_small = LeftOut("adapmoe", "policy: best-split of 51 slots: 16 layers need 8 each at least", (0.05,))
     assert [run.policy for run in plain.sweep.runs] == ["lru", "prefetch-and-refetch", "adapmoe"]
-    assert plain.left_out == (LeftOut("max-rank", "the trace has not every router probability", ()), too_small)
+    no_scores = LeftOut("max-rank", "the trace has not every router probability", ())
+    assert plain.left_out == (no_scores, too_small, single)
     assert [run.policy for run in scored.sweep.runs] == [
         "lru", "prefetch-and-refetch[predictor=synthetic[recall=0.5]]", "max-rank", "adapmoe",
     ]
-    assert scored.left_out == (too_small,)
+    assert scored.left_out == (too_small, single)
 
 
 @pytest.mark.parametrize(("traces", "found"), [
