@@ -314,7 +314,7 @@ class Decider:
             if slot is None:
                 taken = None if full else pool.take_slot(layer, expert)
                 if taken is None and not wave.execute:
-                    self._unpin_prefetches(pool, layer, todo)
+                    self._unpin_prefetches(pool, layer, expert, todo)
                     taken = pool.take_slot(layer, expert)
                 if taken is None:
                     full = True
@@ -332,15 +332,17 @@ class Decider:
         assert wave.execute, "an event with free or evictable slots always makes progress"
         return wave, rest
 
-    def _unpin_prefetches(self, pool: ExpertCache, layer: int, needed: list[int]) -> None:
-        """Demand goes before foresight: when prefetches hold every slot, they become evictable.
+    def _unpin_prefetches(self, pool: ExpertCache, layer: int, expert: int, needed: list[int]) -> None:
+        """Demand goes before foresight: when prefetches hold every slot that would do, they become evictable.
 
         First this layer's, which the router has just disowned; then those of the layers to come; last, residents
         that were only named.
         """
         held = pool.pinned.intersection(pool.slot_of).difference(needed)
-        foreseen = self._foreseen[layer] & held or set().union(*self._foreseen) & held
-        pool.pinned -= foreseen or held
+        everyone = self.layers * self.experts  # from here on experts are in low precision, whose slots are others
+        held = {each for each in held if (each < everyone) == (expert < everyone)}
+        of_this_layer, of_any_layer = self._foreseen[layer] & held, set().union(*self._foreseen) & held
+        pool.pinned -= of_this_layer or of_any_layer or held
 
     def _prefetch_waiting(self, decision: Decision, layer: int) -> None:
         """Whom the draft named and slots have become free for; of layers that have begun nothing is wanted any more."""

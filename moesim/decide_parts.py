@@ -117,6 +117,7 @@ def check_parts(policy: Policy, engine: EngineSpec, *, on_disk: bool) -> None:
         ("prefetches for the next batch", policy.prefetch.of_next_step),
         ("experts on disk", on_disk),
         (f"engine {engine.name}, which drops late guesses of whole experts", engine.drops_guesses),
+        (f"engine {engine.name}, whose servers serve whole experts", engine.expert_kernels == "servers"),
     ):
         if is_asked:
             raise ConfigError(f"policy {policy.name}: split experts do not go with {what}")

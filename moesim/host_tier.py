@@ -3,10 +3,10 @@
 An expert that is not in host memory is read from disk into it, and its copy to the GPU waits for that read. Reads are
 a stream of their own, in order, so reads, copies and kernels overlap; whoever prefetches hides the disk too.
 
-Who is in host memory is decided in issue order, without the clock, least recently copied out first. What is on the GPU
-keeps its place in host memory until that order takes it. A read goes into the place of whoever leaves, so it waits for
-that one's last copy to the GPU. At the start host memory holds as many experts as fit, as evenly over the layers as
-can be: the first experts of each.
+Who is in host memory is decided in issue order, without the clock, least recently copied out first. What is on the
+GPU keeps its place in host memory until that order takes it. A read goes into the place of whoever leaves, so it
+waits for that one's last copy to the GPU, on each stream that copied it. At the start host memory holds as many
+experts as fit, as evenly over the layers as can be: the first experts of each.
 """
 
 from collections import OrderedDict
@@ -26,10 +26,10 @@ class HostTier:
         """So far."""
         self._expert_bytes = expert_bytes
         by_turns = (layer * experts + expert for expert, layer in product(range(experts), range(layers)))
-        self._held: OrderedDict[int, Event | None] = OrderedDict.fromkeys(
-            expert for expert, _ in zip(by_turns, range(slots), strict=False)
+        self._held: OrderedDict[int, dict[Any, Event]] = OrderedDict(
+            (expert, {}) for expert, _ in zip(by_turns, range(slots), strict=False)
         )
-        """By last use; with each expert's last copy to the GPU."""
+        """By last use; with each expert's last copy to the GPU, by stream."""
         self._read_for: dict[int, tuple[Any, Event]] = {}
         """Of those that were read: the stream that waits for it, and when it is here."""
 
@@ -43,16 +43,16 @@ class HostTier:
             return None
         leaver, copied = self._held.popitem(last=False)
         self._read_for.pop(leaver, None)
-        if copied is not None:
-            device.wait(device.disk, copied)
+        for last_copy in copied.values():
+            device.wait(device.disk, last_copy)
         enqueued_ns = device.read(expert, self._expert_bytes)
         here = device.record(device.disk)
         device.wait(stream, here)
-        self._held[expert] = None
+        self._held[expert] = {}
         self._read_for[expert] = stream, here
         self.reads += 1
         return enqueued_ns
 
     def copied(self, stream: Any, expert: int) -> None:
         """The expert's copy to the GPU has just been enqueued."""
-        self._held[expert] = self.device.record(stream)
+        self._held[expert][stream] = self.device.record(stream)

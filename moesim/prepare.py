@@ -95,6 +95,8 @@ def _check_machinery(policy: Policy, engine: EngineSpec, hardware: HardwareSpec,
         raise ConfigError(f"engine {engine.name} drops late guesses of one layer; {policy.name} looks farther")
     if engine.drops_guesses and policy.on_miss.low:
         raise ConfigError(f"engine {engine.name} drops late guesses of one precision; {policy.name} keeps two")
+    if engine.expert_kernels == "servers" and policy.on_miss.low:
+        raise ConfigError(f"engine {engine.name} serves experts of one precision; {policy.name} keeps two")
     if host_cache_fraction < 1.0:
         hardware.check_disk(f"host_cache_fraction {host_cache_fraction:g} leaves experts on disk")
         if policy.uses_cpu:

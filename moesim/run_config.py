@@ -11,7 +11,7 @@ import moesim
 from moesim.catalogue import find
 from moesim.device_choice import Asked
 from moesim.policies.composition import files as policy_files
-from moesim.requests.serving import StreamConfig
+from moesim.requests.serving import MOST_COUNTED, StreamConfig
 from moesim.window import trace_hash
 
 
@@ -30,10 +30,10 @@ class RunConfig(BaseModel):
     per_layer: bool = False
     """Split the slots evenly over the layers instead of one shared pool."""
     engine: str = "yalis"
-    context_tokens: int | None = Field(default=None, ge=1)
+    context_tokens: int | None = Field(default=None, ge=1, le=MOST_COUNTED)
     """A constant KV length per decode step; None takes the trace's own positions."""
-    warmup_tokens: int = Field(default=64, ge=0)
-    measured_tokens: int | None = Field(default=None, ge=1)
+    warmup_tokens: int = Field(default=64, ge=0, le=MOST_COUNTED)
+    measured_tokens: int | None = Field(default=None, ge=1, le=MOST_COUNTED)
     hardware_overrides: dict[str, float] = {}
     interval: bool = True
     """Also run the two ends of the hardware's ranges."""

@@ -178,6 +178,18 @@ BAD = {
     "unknown figure": (["run", "--policy", "lru", "--set", "bandwidth=5"], "hardware.bandwidth: unknown figure"),
     "timeline into nothing": (["run", "--policy", "lru", "--timeline", "no/folder/t.json"], "no/folder/t.json"),
     "no sweep": (["sweep", "none.yaml"], "none.yaml: No such file"),
+    "context of ages": (["run", "--policy", "lru", "--context", "9" * 21], f"--context {'9' * 21}"),
+    "optional number in words": (["run", "--policy", "moe-infinity[count=few]"], "count=few: expected a int"),
+    "half an expert": (["run", "--policy", "prefetch-and-refetch[count=1.5]"], "count=1.5: expected a int"),
+    "share of everything": (["run", "--policy", "lru[budget=per-layer[shares=1e308/1e308/1]]"], "shares=1e308"),
+    "servers of halves": (
+        ["run", "--policy", "lru[budget=split[share=0.5]]", "--cache", "75%", "--engine", "batch-servers"], "servers",
+    ),
+    "requests in ages": (
+        ["serve", "--trace", "tiny.safetensors", "--model", "./tiny.yaml", "--policy", "lru", "--cache", "75%",
+         "--arrivals-per-s", "1e-300"],
+        "arrivals_per_s = 1e-300: ",
+    ),
     "no workers": (["sweep", "sweep.yaml", "--workers", "0"], "--workers"),
     "no results": (["report", "nowhere"], "nowhere"),
     "results of nothing": (["report", "."], "results.parquet"),

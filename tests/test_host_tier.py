@@ -62,6 +62,36 @@ def test_a_read_waits_for_the_last_copy_of_whoever_it_displaces(chosen):
     assert [event.completed_ns for event in done] == [172, 344]
 
 
+class Noted:
+    """A device of names that notes what its disk waits for."""
+
+    copies, prefetches, disk = "copies", "prefetches", "disk"
+
+    def __init__(self):
+        self.records, self.disk_waits = 0, []
+
+    def record(self, stream):
+        self.records += 1
+        return f"{stream} {self.records}"
+
+    def wait(self, stream, event):
+        if stream == self.disk:
+            self.disk_waits.append(event)
+
+    def read(self, expert, size_bytes):
+        return 0
+
+
+def test_a_read_waits_for_the_copies_of_both_streams():
+    device = Noted()
+    tier = HostTier(1, 1, 8, 100, device)
+    for stream in (device.prefetches, device.copies):  # foreseen and displaced, then demanded
+        assert tier.bring(stream, 0) is None
+        tier.copied(stream, 0)
+    tier.bring(device.copies, 1)
+    assert device.disk_waits == ["prefetches 1", "copies 2"]
+
+
 @pytest.mark.parametrize("chosen", ["fast", "simulated"])
 @pytest.mark.parametrize("seed", range(8))
 def test_the_pipeline_is_the_max_plus_recurrence_and_the_order_that_of_an_lru(chosen, seed):

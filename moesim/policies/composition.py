@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from moesim.catalogue import find, names
 from moesim.errors import ConfigError, nearest
 from moesim.policies.own_rule import is_own_rule, own_rule, role_of
-from moesim.policies.registry import ROLES, parameters, rule_class
+from moesim.policies.registry import ROLES, optional_type, parameters, rule_class
 from moesim.policies.roles import Budget, Draft, Evict, OnMiss, Prefetch, Route
 from moesim.trace import Trace
 from moesim.yaml_file import read_model
@@ -243,8 +243,9 @@ def _values(role: str, rule: str, arguments: dict[str, str], text: str) -> dict[
             parsed = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"policy {text!r}: {key}={value}: no plain value") from None
-        if default is not None and type(parsed) is not type(default):
-            raise ConfigError(f"policy {text!r}: {key}={value}: expected a {type(default).__name__}")
+        expected = type(default) if default is not None else optional_type(rule_class(role, rule), key)
+        if type(parsed) is not expected:
+            raise ConfigError(f"policy {text!r}: {key}={value}: expected a {expected.__name__}")
         values[key] = parsed
     return values
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pkgutil import iter_modules
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from moesim.errors import ConfigError, nearest
 from moesim.policies.own_rule import is_own_rule, own_rule, role_of
@@ -63,3 +63,9 @@ def parameters(rule: type) -> Mapping[str, Any]:
     """The parameters of a rule with their defaults."""
     signature = inspect.signature(rule)
     return {name: parameter.default for name, parameter in signature.parameters.items()}
+
+
+def optional_type(rule: type, name: str) -> type:
+    """What a parameter is whose default is None, such as `int` of `int | None`; text where it does not say."""
+    annotation = inspect.signature(rule, eval_str=True).parameters[name].annotation
+    return next((each for each in get_args(annotation) if each is not type(None)), str)

@@ -34,11 +34,17 @@ class Arrival:
 
 
 def poisson(per_s: float, count: int, seed: int) -> list[Arrival]:
-    """`count` arrivals whose gaps are exponential with mean 1 / `per_s`; the first comes after a gap, too."""
+    """`count` arrivals whose gaps are exponential with mean 1 / `per_s`; the first comes after a gap, too.
+
+    Raises:
+        ConfigError: the last would come too late for a clock of 64 bits.
+    """
     uniform, seconds = Random(seed), 0.0
     arrivals = []
     for _ in range(count):
         seconds -= log1p(-uniform.random()) / per_s
+        if seconds > MOST_SECONDS:
+            raise ConfigError(f"arrivals_per_s = {per_s:g}: {count} requests take more than {MOST_SECONDS:g} s to come")
         arrivals.append(Arrival(round(seconds * 1e9)))
     return arrivals
 

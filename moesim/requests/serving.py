@@ -15,6 +15,9 @@ from moesim.requests.recorded import Request, recorded_requests
 from moesim.requests.scheduler import Limits, Scheduler
 from moesim.trace import Trace
 
+MOST_COUNTED = 1_000_000_000
+"""Of tokens or requests: their products with bytes and nanoseconds stay within 64 bits."""
+
 
 class StreamConfig(BaseModel):
     """A stream of requests: arrivals by a rate or from a file, and what the scheduler may put into a step."""
@@ -26,15 +29,15 @@ class StreamConfig(BaseModel):
     arrivals: Path | None = None
     """A file of arrivals instead (`moesim.requests.arrivals`)."""
     arrival_seed: int = Field(default=0, ge=0)
-    requests: int | None = Field(default=None, ge=1)
+    requests: int | None = Field(default=None, ge=1, le=MOST_COUNTED)
     """How many arrive; by default as many as were recorded, or as the file holds."""
-    warmup_requests: int = Field(default=0, ge=0)
+    warmup_requests: int = Field(default=0, ge=0, le=MOST_COUNTED)
     """The first so many are served and not counted."""
-    max_batch: int = Field(default=8, ge=1)
+    max_batch: int = Field(default=8, ge=1, le=MOST_COUNTED)
     """The most sequences at once."""
-    max_prefill_tokens: int = Field(default=2048, ge=1)
+    max_prefill_tokens: int = Field(default=2048, ge=1, le=MOST_COUNTED)
     """The most prompt tokens of a step of several prompts; one prompt runs whole, however long."""
-    kv_tokens: int | None = Field(default=None, ge=1)
+    kv_tokens: int | None = Field(default=None, ge=1, le=MOST_COUNTED)
     """KV cache reserved for so many tokens; None leaves it whatever dense weights and slots leave of the card."""
     cache_rest: bool = False
     """The slots of experts take what dense weights and `kv_tokens` leave of the card, instead of a given share."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from moesim.capacity import Capacity
 from moesim.decide import Decider, run_without_clock
+from moesim.decision import Decision
 from moesim.engine import EngineSpec
 from moesim.errors import ConfigError
 from moesim.events import steps
@@ -32,6 +33,17 @@ def decisions(policy, trace, slots, low_slots):
         parse(policy), trace.layers, trace.n_experts, Capacity(slots, low_slots=low_slots), largest_event=trace.top_k
     )
     return list(run_without_clock(decider, steps(trace)))
+
+
+def test_a_demand_takes_a_slot_of_its_own_precision_from_guesses():
+    """Low guesses for the layer itself give nothing up that a demand in high precision could use; later layers' do."""
+    layers, experts = 3, 8
+    decider = Decider(parse("hobbit"), layers, experts, Capacity(2, low_slots=2), largest_event=2)
+    decision, low = Decision(0, [], [], reads_router=True, needs_true_ids=False), layers * experts
+    assert decider._prefetch(decision, [low + 8, low + 9]) == decider._prefetch(decision, [16, 17]) == []
+    wave, rest = decider._wave(decider._pool_of[1], 1, [13], {13: decider._evict_of[1].on_insert(13)})
+    assert (wave.execute, rest) == ([13], [])
+    assert wave.demand[0].displaced == 16
 
 
 def key_of(expert, trace):

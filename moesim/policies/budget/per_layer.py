@@ -22,8 +22,8 @@ class PerLayer(Budget):
             self._shares = [float(each) for each in shares.split("/")] if shares else []
         except ValueError:
             self._shares = [0.0]
-        if any(not 0 < share < float("inf") for share in self._shares):
-            raise ConfigError(f"policy: per-layer[shares={shares}]: expected numbers above 0, such as 2/1/1")
+        if any(not 0 < share <= 1e9 for share in self._shares):
+            raise ConfigError(f"policy: per-layer[shares={shares}]: expected numbers above 0, such as 2/1/1, up to 1e9")
 
     def divide(self, memory: Memory) -> Capacity:
         if not self._shares:
