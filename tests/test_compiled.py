@@ -1,5 +1,7 @@
 """LRU and on-demand in machine code against the loop in SimPy, step by step, on made traces and machines."""
 
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import fields
 
@@ -20,6 +22,7 @@ from moesim.replay import Replay
 from moesim.result import Tally
 from tests.plain_hardware import plain_engine
 from tests.random_machines import ENGINES, HARDWARE, MODEL
+from tests.sweeps_for_tests import write_sweep
 from tests.traces_for_tests import PREDICTOR, batched_trace, random_trace
 
 pytestmark = pytest.mark.skipif(not jit.AVAILABLE, reason="numba is not installed: pip install 'moesim[fast]'")
@@ -124,3 +127,13 @@ def test_without_numba_nothing_is_compiled(monkeypatch):
 def test_an_engine_that_does_what_is_not_compiled_takes_the_loop():
     assert is_compiled(parse("lru"), Capacity(8), EngineSpec.load("graph"))
     assert not is_compiled(parse("lru"), Capacity(8), EngineSpec.load("promoe"))
+
+
+def test_without_numba_everything_runs_in_plain_python(tmp_path):
+    """As after `pip install moesim`: nothing asks for a compiler that is not there."""
+    write_sweep(tmp_path)
+    run = "sweep", tmp_path / "sweep.yaml", "--out", tmp_path / "out", "--workers", "1", "-q"
+    program = "import sys; sys.modules['numba'] = None; from moesim.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", program, *map(str, run)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "out" / "results.parquet").exists()

@@ -10,7 +10,9 @@ AVAILABLE = find_spec("numba") is not None
 
 
 def compiled(function: Function) -> Function:
-    """The function in machine code."""
+    """The function in machine code; as it is where there is no compiler, and then nobody calls it."""
+    if not AVAILABLE:
+        return function
     import numba
 
     return cast(Function, numba.njit(cache=True)(function))
@@ -18,6 +20,8 @@ def compiled(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """The same, written into whoever calls it: a call that passes a dozen arrays costs more than what it does."""
+    if not AVAILABLE:
+        return function
     import numba
 
     return cast(Function, numba.njit(cache=True, inline="always")(function))
