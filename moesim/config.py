@@ -29,7 +29,7 @@ from moesim.errors import ConfigError, InputError, nearest
 from moesim.hardware import FIGURES
 from moesim.policies.composition import parse
 from moesim.requests.arrivals import read_arrivals
-from moesim.requests.serving import StreamConfig
+from moesim.requests.serving import MOST_COUNTED, StreamConfig
 from moesim.run_config import RunConfig
 from moesim.yaml_file import check, line_of, read_yaml
 
@@ -176,12 +176,14 @@ def _found(kind: str) -> Callable[[object, Path], str]:
     return found
 
 
-def _whole(least: int) -> Callable[[object, Path], int | None]:
+def _whole(least: int, *, optional: bool = True) -> Callable[[object, Path], int | None]:
     def whole(value: object, path: Path) -> int | None:
-        if value is None:
+        if value is None and optional:
             return None
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"expected a whole number, {least} or more")
+        if value > MOST_COUNTED:
+            raise ConfigError(f"expected a whole number, at most {MOST_COUNTED:,}")
         return value
 
     return whole
@@ -223,7 +225,7 @@ AXES: Mapping[str, Callable[[object, Path], Any]] = {
     "hardware": _found("hardware"),
     "engine": _found("engines"),
     "context_tokens": _whole(1),
-    "warmup_tokens": _whole(0),
+    "warmup_tokens": _whole(0, optional=False),
     "measured_tokens": _whole(1),
     "interval": _yes_or_no,
     "device": _device,
