@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesim.command_line import examples, run_app
+
+if TYPE_CHECKING:
+    from hw_validate.grid import Validation
 
 app = typer.Typer(
     name="hw_validate",
@@ -25,6 +28,30 @@ Config = Annotated[
         help="A validation of configs/ by name, or a .yaml file; by default h200, on the CPU cpu-quick.",
     ),
 ]
+
+Hardware = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", show_default=False,
+        help="The shipped profile of this card (moesim hardware), whose data-sheet peaks a calibration takes over; "
+        "by default the validation's.",
+    ),
+]
+
+
+def load_validation(path: Path, device: str, hardware: str | None) -> "Validation":
+    """The validation, for another card if one is named. Raises ConfigError where there is none of that name."""
+    from hw_validate.grid import Validation
+    from moesim.errors import ConfigError
+    from moesim.hardware import HardwareSpec
+
+    validation = Validation.load(path)
+    if hardware is None:
+        return validation
+    name = HardwareSpec.load(hardware).name
+    if device == "cpu":
+        raise ConfigError(f"--hardware {hardware}: names a card; with --device cpu none is used")
+    return validation.model_copy(update={"hardware": name})
 
 
 def _default(device: str) -> str:
@@ -61,7 +88,7 @@ def doctor(
 
 
 @app.command(epilog=examples(
-    "hw_validate calibrate --out my-card.yaml",
+    "hw_validate calibrate --hardware rtx-4090 --out my-card.yaml",
     "moesim run --policy lru --cache 25% --hardware my-card.yaml --engine graph",
 ))
 def calibrate(
@@ -70,18 +97,19 @@ def calibrate(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The profile to write.")
     ] = Path("profile.yaml"),
     device: Device = "cuda",
+    hardware: Hardware = None,
 ) -> None:
     """Measure this machine with microbenchmarks, and write the profile that the simulator reads."""
     import tempfile
 
     from hw_validate.doctor import check_device
-    from hw_validate.grid import Plan, Validation, config_path
+    from hw_validate.grid import Plan, config_path
     from hw_validate.machine import describe
     from hw_validate.run import calibrate_device
 
     check_device(device)
     path = config_path(config or _default(device))
-    validation = Validation.load(path)
+    validation = load_validation(path, device, hardware)
     with tempfile.TemporaryDirectory() as folder:
         calibrate_device(validation, Plan(validation, path, Path(folder)), describe(device), _tell, out)
     typer.echo(out)
@@ -90,6 +118,7 @@ def calibrate(
 @app.command(epilog=examples(
     "hw_validate run --quick",
     "hw_validate run h200 --out runs/validation",
+    "hw_validate run --hardware h100 --out runs/h100",
     "hw_validate run --quick --device cpu",
     "Ctrl-C, then the same command again: goes on with the next cell.",
 ))
@@ -100,6 +129,7 @@ def run(
         typer.Option("--out", "-o", metavar="DIR", help="Where to write; by default runs/validation-<name>."),
     ] = None,
     device: Device = "cuda",
+    hardware: Hardware = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small grid in under two minutes.")] = False,
     measure_only: Annotated[
         bool, typer.Option("--measure-only", help="Stop after measuring; the same command without it goes on.")
@@ -107,7 +137,7 @@ def run(
 ) -> None:
     """Calibrate, measure, simulate, compare, report."""
     from hw_validate.doctor import check_device, examine
-    from hw_validate.grid import Plan, Validation, config_path
+    from hw_validate.grid import Plan, config_path
     from hw_validate.harness import Harness
     from hw_validate.machine import describe
     from hw_validate.run import run_validation
@@ -117,7 +147,7 @@ def run(
     if quick:
         config = "cpu-quick" if device == "cpu" else "h200-quick"
     path = config_path(config or _default(device))
-    validation = Validation.load(path)
+    validation = load_validation(path, device, hardware)
     folder = out or Path("runs") / f"validation-{validation.name}"
     folder.mkdir(parents=True, exist_ok=True)
     machine = describe(device)

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
+from hw_validate.driver import HardwareError
 from hw_validate.grid import Plan, Planned, Validation
 from hw_validate.harness import Harness, Tell
 from hw_validate.limits import measure_limits
@@ -52,9 +53,7 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
     save(machine, harness.folder / "machine.json")
     if not harness.profile_path.exists():
         calibrate_device(harness.validation, harness.plan, machine, harness.tell, harness.profile_path)
-    refused = [
-        line for model in harness.validation.models if (line := _measure_model(harness, model.model)) is not None
-    ]
+    refused = [line for model in harness.validation.models for line in _measure_model(harness, model.model)]
     if measure_only:
         return None
     simulate_cells(harness)
@@ -100,8 +99,8 @@ def calibrate_device(validation: Validation, plan: Plan, machine: MachineFacts, 
     save_profile(found, path)
 
 
-def _measure_model(harness: Harness, model_name: str) -> str | None:
-    """Measure the cells of one model that are not measured yet. Returns why it could not, in a line."""
+def _measure_model(harness: Harness, model_name: str) -> list[str]:
+    """Measure the cells of one model that are not measured yet. Returns a line for each that could not be, and why."""
     todo = [planned for planned in harness.plan.cells[model_name] if not _is_measured(harness, planned)]
     limits = harness.folder / "limits.json"
     wants_limits = harness.validation.baseline_model == model_name and not limits.exists()
@@ -109,22 +108,26 @@ def _measure_model(harness: Harness, model_name: str) -> str | None:
         harness.tell("limits and the plain engine: left out, they are a GPU's alone")
         wants_limits = False
     if not todo and not wants_limits:
-        return None
+        return []
     spec = ModelSpec.load(model_name)
+    refused: list[str] = []
     try:
         harness.tell(f"{spec.name}: {len(spec.moe_layers) * spec.experts * spec.expert_bytes / 1e9:.3g} GB of experts")
         with _experts(spec, harness.device) as host, Sampler(enabled=harness.device == "cuda") as sampler:
             for shape in dict.fromkeys(_shape(planned) for planned in todo):
                 with _dense(spec, shape, harness.device) as dense:
                     for planned in (each for each in todo if _shape(each) == shape):
-                        _measure_cell(harness, planned, dense, host, sampler)
+                        try:
+                            _measure_cell(harness, planned, dense, host, sampler)
+                        except HardwareError as error:  # too many slots for this card: others need fewer
+                            refused.append(f"{planned.cell.name}: {error}")
             if wants_limits:
                 with _dense(spec, (1, 1, harness.validation.context_tokens), harness.device) as dense:
                     harness.tell(f"{spec.name}: the machine's limits and the plain engine")
                     save(measure_limits(harness, model_name, dense, host), limits)
     except InputError as error:
-        return f"{spec.name}: {error}"
-    return None
+        refused.append(f"{spec.name}: {error}")
+    return refused
 
 
 def _is_measured(harness: Harness, planned: Planned) -> bool:

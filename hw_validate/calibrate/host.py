@@ -111,16 +111,13 @@ def round_trips(
     one_stream = trips["copy_and_kernel_in_one_stream"]
     latency = [a - b for a, b in zip(sorted(trips["copy_then_kernel"]), sorted(one_stream), strict=True)]
     start_up = [each - copied_ns - copy_ns - router_ns - middle for each in one_stream]
-    back = [max(0.0, each) for each in back]
     how = f"mean of 20 round trips, {repetitions} readings, median and 5th to 95th percentile"
     return {
         "read_back_ns": quantity(back, f"launch of the router and its ids back, less launch and kernel; {how}"),
         "event_latency_ns": quantity(
-            [max(0.0, each) for each in latency],
-            f"a kernel behind a copy on another stream against one on the same; {how}",
+            latency, f"a kernel behind a copy on another stream against one on the same; {how}",
         ),
         "copy_start_up_ns": quantity(
-            [max(0.0, each) for each in start_up],
-            f"a copy and the router behind it, less a queued copy, the kernel and the way back; {how}",
+            start_up, f"a copy and the router behind it, less a queued copy, the kernel and the way back; {how}",
         ),
     }

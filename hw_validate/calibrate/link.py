@@ -160,9 +160,7 @@ def measure_link(pinned: torch.Tensor, repetitions: int, cpu_threads: int) -> Li
             "link_bytes_per_s": quantity(
                 rates, f"slope of queued pinned copies of 4 to 352 MB, a kernel waiting for each; {how}"
             ),
-            "copy_descriptor_ns": quantity(
-                [max(0.0, each) for each in descriptors], f"intercept of the same line; {how}"
-            ),
+            "copy_descriptor_ns": quantity(descriptors, f"intercept of the same line; {how}"),
         },
         observations={name: quantity(readings, how) for name, readings in observed.items()},
     )

@@ -9,8 +9,11 @@ from moesim.quantity import Quantity
 
 
 def quantity(readings: list[float], source: str) -> Quantity:
-    """Median, 5th and 95th percentile, with what was read and how."""
-    low, centre, high = np.percentile(readings, [5, 50, 95])
+    """Median, 5th and 95th percentile, with what was read and how.
+
+    A reading that is the difference of two falls below nothing when the machine stalls in the lesser: it counts as 0.
+    """
+    low, centre, high = np.percentile(np.maximum(readings, 0), [5, 50, 95])
     low, centre, high = (float(f"{each:.6g}") for each in (min(low, centre), centre, max(high, centre)))
     return Quantity(value=centre, low=low, high=high, source=source)
 

@@ -10,7 +10,10 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from hw_validate.cli import app, main
+from hw_validate.cli import app, load_validation, main
+from hw_validate.driver import HardwareError
+from hw_validate.grid import config_path
+from hw_validate.storage import Slots
 from tests.hw_validate.cells_on_devices import write_model
 
 STEPS = {"warmup_steps": 1, "measured_steps": 3, "instrumented_steps": 1}
@@ -76,6 +79,42 @@ def test_everything_is_measured_simulated_compared_and_reported(validated):
         assert (cell["executed_differently"], cell["decisions_different"]) == (0, 0)
     assert {"report.html", "timeline.perfetto.json", "machine.json", "cpu.yaml"} <= {p.name for p in out.iterdir()}
     assert done.stdout.strip() == str(out / "report.html")
+
+
+def test_a_cell_that_does_not_fit_is_told_and_the_others_are_measured(copy, monkeypatch):
+    for path in (copy / "out" / "measured").iterdir():
+        path.unlink()
+    whole = Slots.__init__
+
+    def small(self, slots, host, device):
+        """Memory for less than a half of the experts."""
+        if slots >= SHAPE["layers"] * SHAPE["experts"] // 2:
+            raise HardwareError(f"{slots} slots: 7 would fit")
+        whole(self, slots, host, device)
+
+    monkeypatch.setattr(Slots, "__init__", small)
+    done = validate(copy, copy / "out")
+    assert done.exit_code == 0, done.output
+    refused = {"lru.0.5.decode.batch1": 8, "lru.0.5.decode.batch2": 8, "on-demand.0.prefill.batch1": 16}
+    for cell, slots in refused.items():
+        assert f"not measured: tiny-fp32.{cell}: {slots} slots: 7 would fit" in done.stderr
+    rows = parquet.read_table(copy / "out" / "comparison.parquet").to_pylist()
+    assert [(row["policy"], row["phase"]) for row in rows] == [("on-demand", "decode")]
+    assert len(measured(copy / "out")) == 1
+
+
+def test_another_card_lends_its_name_and_its_data_sheet():
+    path = config_path("h200-quick")
+    assert load_validation(path, "cuda", None).hardware == "h200"
+    assert load_validation(path, "cuda", "rtx-4090").hardware == "rtx-4090"
+
+
+def test_an_unknown_card_or_one_for_the_processor_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    command = ["run", "--quick", "--device", "cpu", "--hardware"]
+    assert "unknown hardware 'rtx-409'" in refused([*command, "rtx-409"], capsys, monkeypatch)
+    assert "--hardware rtx-4090: names a card" in refused([*command, "rtx-4090"], capsys, monkeypatch)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_was_measured_is_not_measured_again(copy):
