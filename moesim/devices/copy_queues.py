@@ -15,12 +15,12 @@ and it must not write into the slot afterwards. What is at the engine already en
 
 from collections import deque
 from collections.abc import Collection, Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from moesim.devices.base import Event
-from moesim.devices.simulated import COPY, RECORD, Operation, Queue, SimulatedGPU, SimulatedStream
+from moesim.devices.simulated import RECORD, Operation, Queue, SimulatedGPU
 from moesim.engine import EngineSpec
 from moesim.hardware import Hardware, nearest_ns
 from moesim.timeline import Timeline
@@ -43,18 +43,13 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """At the engine until `arrived.completed_ns`; `records` complete with it."""
+    """A part of an expert; at the engine from `submitted_ns` on. `records` complete with it."""
 
-    thread: "CopyThread"
-    arrived: Event = field(default_factory=Event)
-    records: list[Event] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.arrived.signal = self  # called at once: an event of SimPy's for every chunk would cost a fifth of a run
-
-    def succeed(self) -> None:
-        """It has arrived."""
-        self.thread.arrived(self)
+    submitted_ns: int
+    expert: int
+    size_bytes: int
+    here: bool = False
+    records: tuple[Event, ...] = ()
 
 
 class CopyQueue:
@@ -79,8 +74,8 @@ class CopyQueue:
         """The job at the head if it may start now, once the records and waits before it are through."""
         while self.line:
             head = self.line[0]
-            may_ns = max(head.first_ns, self._free_ns)
-            if may_ns > now:
+            if head.first_ns > now or self._free_ns > now:
+                may_ns = max(head.first_ns, self._free_ns)
                 if self._alarm_ns != may_ns:
                     self._alarm_ns = may_ns
                     self._thread.rouse_in(may_ns - now)
@@ -90,10 +85,10 @@ class CopyQueue:
             event = head.event
             assert event is not None
             if head.what == RECORD:
-                if self.last is None or self.last.arrived.completed_ns is not None:
+                if self.last is None or self.last.here:
                     complete(event, now)
                 else:
-                    self.last.records.append(event)
+                    self.last.records += (event,)
             elif event.completed_ns is None:
                 if not self._held:
                     self._held = True
@@ -107,21 +102,28 @@ class CopyQueue:
 
 
 class CopyThread:
-    """The host thread that submits chunks, as a SimPy process."""
+    """The host thread that submits chunks, and the engine that it alone feeds.
 
-    def __init__(self, device: SimulatedGPU, link: SimulatedStream, queues: int, submitted_ahead: int) -> None:
+    Neither is a process, nor the engine a stream: where chunks follow one another each costs one event of SimPy's, its
+    arrival, and what it was submitted for is known when the thread begins to. A process each took four events.
+    """
+
+    def __init__(self, device: SimulatedGPU, queues: int, submitted_ahead: int) -> None:
         self.queues = [CopyQueue(self) for _ in range(queues)]
         self.event_latency_ns = device.event_latency_ns
         self.cancelled_bytes = 0
         self._device = device
         self._environment = device.environment
-        self._link = link
         self._most = submitted_ahead
-        self._under_way = 0
         self._into: dict[int, list[tuple[CopyQueue, Job]]] = {}
         """By slot: whoever is to be copied there and still waits, wholly or for chunks."""
-        self._sleep: Any = None
-        device.environment.process(self._run())
+        self._at_engine: deque[Chunk] = deque()
+        """Or being submitted, the last of them."""
+        self._free_ns = 0
+        """When the thread has submitted what it began to submit."""
+        self._will_look = False
+        self._wire_ns: dict[int, int] = {}
+        """By bytes of a chunk."""
 
     def hand_over(self, queue: CopyQueue, job: Job) -> None:
         """Take a job from the loop."""
@@ -129,14 +131,23 @@ class CopyThread:
         queue.push(job)
 
     def rouse(self, _: Any = None) -> None:
-        """Something may have changed."""
-        if self._sleep is not None:
-            self._sleep.succeed()
-            self._sleep = None
+        """Something may have changed: look, once the thread is free and all else in that instant has happened."""
+        if not self._will_look:
+            self._will_look = True
+            environment = self._environment
+            environment.timeout(max(0, self._free_ns - int(environment.now))).callbacks.append(self._look)
+
+    def _rouse_now(self, _: Any = None) -> None:
+        """The same without an event of its own, where nothing else happens in this instant."""
+        now = self._environment.now
+        if self._will_look or self._free_ns > now or self._environment.peek() <= now:
+            self.rouse()
+        else:
+            self._look()
 
     def rouse_in(self, delay_ns: int) -> None:
         """Look again in so long."""
-        self._environment.timeout(delay_ns).callbacks.append(self.rouse)
+        self._environment.timeout(delay_ns).callbacks.append(self._rouse_now)
 
     def rouse_with(self, event: Event) -> None:
         """Look again when an event completes."""
@@ -158,35 +169,75 @@ class CopyThread:
         if isinstance(head, Job) and head.submitted and head.expert in experts:
             head.urgent = True
 
-    def _run(self) -> Generator[Any, None, None]:
-        environment, enqueue_ns = self._environment, self._device.hardware.enqueue_copy_ns
-        while True:
-            now = int(environment.now)
-            heads = [queue.ready(now) for queue in self.queues]  # of both, so that records in either complete
-            place = self._choose(heads) if self._under_way < self._most else None
-            if place is None:
-                self._sleep = environment.event()
-                yield self._sleep
-                continue
-            queue, job = self.queues[place], heads[place]
-            assert job is not None
-            if not job.submitted:
-                self._supersede(job)
-            size_bytes = job.chunks_bytes[job.submitted]
-            job.submitted += 1
-            if job.submitted == len(job.chunks_bytes):
-                queue.line.popleft()
-                self._into[job.slot].remove((queue, job))
-            yield environment.timeout(enqueue_ns)
-            self._submit(queue, job.expert, size_bytes)
+    def _look(self, _: Any = None) -> None:
+        """Submit the next chunk, if one may be."""
+        self._will_look = False
+        now = int(self._environment.now)
+        if self._free_ns > now:
+            self.rouse()
+            return
+        if len(self._at_engine) >= self._most:
+            for queue in self.queues:  # of both, so that records in either complete
+                if queue.line and not isinstance(queue.line[0], Job):
+                    queue.ready(now)
+            return
+        turn: tuple[CopyQueue, Job] | None = None
+        for queue in self.queues:
+            head = queue.ready(now)
+            if head is not None and (turn is None or head.urgent):
+                turn = queue, head
+        if turn is None:
+            return
+        queue, job = turn
+        if not job.submitted:
+            self._supersede(job)
+        size_bytes = job.chunks_bytes[job.submitted]
+        job.submitted += 1
+        if job.submitted == len(job.chunks_bytes):
+            queue.line.popleft()
+            self._into[job.slot].remove((queue, job))
+        self._free_ns = now + self._device.hardware.enqueue_copy_ns
+        queue.last = chunk = Chunk(self._free_ns, job.expert, size_bytes)
+        self._at_engine.append(chunk)
+        if len(self._at_engine) == 1:
+            self._environment.timeout(self._free_ns - now).callbacks.append(self._begin_and_look)
+        elif len(self._at_engine) < self._most:
+            self.rouse()
 
-    @staticmethod
-    def _choose(heads: list[Job | None]) -> int | None:
-        """Which queue's turn it is."""
-        last = heads[-1]
-        if last is not None and last.urgent:
-            return len(heads) - 1
-        return next((place for place, head in enumerate(heads) if head is not None), None)
+    def _begin_and_look(self, _: Any) -> None:
+        self._begin()
+        self._look()
+
+    def _begin(self) -> None:
+        """The engine turns to its first chunk; it starts up anew if it had nothing to do meanwhile."""
+        device, now, chunk = self._device, int(self._environment.now), self._at_engine[0]
+        hardware, engine = device.hardware, device.engine
+        duration_ns = self._wire_ns.get(chunk.size_bytes, 0)
+        if not duration_ns:
+            duration_ns = hardware.copy_descriptor_ns + nearest_ns(
+                chunk.size_bytes * 1_000_000_000 / hardware.link_bytes_per_s
+            )
+            self._wire_ns[chunk.size_bytes] = duration_ns
+        if engine.last_end_ns < now:
+            duration_ns += hardware.copy_start_up_ns
+        engine.last_end_ns = now + duration_ns
+        engine.busy_ns += duration_ns
+        device.draw_copy(chunk.expert, "copies", now, now + duration_ns)
+        self._environment.timeout(duration_ns).callbacks.append(self._arrived)
+
+    def _arrived(self, _: Any) -> None:
+        """The engine has copied its first chunk."""
+        chunk = self._at_engine.popleft()
+        chunk.here = True
+        for record in chunk.records:
+            complete(record, int(self._environment.now))
+        if self._at_engine:
+            delay_ns = self._at_engine[0].submitted_ns - int(self._environment.now)
+            if delay_ns <= 0:
+                self._begin()
+            else:
+                self._environment.timeout(delay_ns).callbacks.append(self._begin_and_look)
+        self._rouse_now()
 
     def _supersede(self, job: Job) -> None:
         for queue, older in self._into[job.slot][:]:
@@ -197,22 +248,6 @@ class CopyThread:
         queue.line.remove(job)
         self._into[job.slot].remove((queue, job))
         self.cancelled_bytes += sum(job.chunks_bytes[job.submitted :])
-
-    def _submit(self, queue: CopyQueue, expert: int, size_bytes: int) -> None:
-        now, hardware = int(self._environment.now), self._device.hardware
-        wire_ns = hardware.copy_descriptor_ns + nearest_ns(size_bytes * 1_000_000_000 / hardware.link_bytes_per_s)
-        chunk = Chunk(self)
-        self._link.push(Operation(COPY, now, now, expert=expert, pieces_ns=(wire_ns,)))
-        self._link.push(Operation(RECORD, now, now, event=chunk.arrived))
-        self._under_way += 1
-        queue.last = chunk
-
-    def arrived(self, chunk: Chunk) -> None:
-        """The engine has copied a chunk."""
-        self._under_way -= 1
-        for record in chunk.records:
-            complete(record, int(self._environment.now))
-        self.rouse()
 
 
 def complete(event: Event, now: int) -> None:
@@ -229,10 +264,10 @@ class SimulatedGPUWithCopyThread(SimulatedGPU):
         super().__init__(hardware, engine, timeline)
         spec = engine.copy_thread
         assert spec is not None, "an engine without a copy thread is a plain SimulatedGPU"
-        self._link = SimulatedStream(self, "copies")
-        self._thread = CopyThread(self, self._link, spec.queues, spec.submitted_ahead)
+        self._thread = CopyThread(self, spec.queues, spec.submitted_ahead)
         self.copies, self.prefetches = self._thread.queues[0], self._thread.queues[-1]
         self._jobs = 0
+        self._chunks_bytes: dict[int, tuple[int, ...]] = {}
 
     @property
     def cancelled_bytes(self) -> int:
@@ -242,9 +277,11 @@ class SimulatedGPUWithCopyThread(SimulatedGPU):
     def copy(self, stream: Queue, expert: int, slot: int, size_bytes: int) -> int:
         """Hand over the copy of one expert; returns when."""
         assert isinstance(stream, CopyQueue)
-        ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
         self._jobs += 1
-        chunks = tuple(end - start for start, end in pairwise(ends))
+        chunks = self._chunks_bytes.get(size_bytes)
+        if chunks is None:
+            ends = [size_bytes * piece // self._pieces for piece in range(self._pieces + 1)]
+            chunks = self._chunks_bytes[size_bytes] = tuple(end - start for start, end in pairwise(ends))
         self._thread.hand_over(stream, Job(self._jobs, self.host_now_ns, expert, slot, chunks))
         return self.host_now_ns
 

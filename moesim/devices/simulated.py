@@ -160,7 +160,7 @@ class SimulatedStream:
         idle = engine.last_end_ns < start
         while True:
             end = device.copy_end_ns(operation, start, idle)
-            device.draw_copy(operation, self.name, start, end)
+            device.draw_copy(operation.expert, self.name, start, end)
             if not queue or queue[0].what != COPY or queue[0].first_ns > end:
                 break
             operation, start, idle = queue.popleft(), end, False
@@ -183,7 +183,7 @@ class SimulatedStream:
             idle, available, now = False, available + hardware.enqueue_copy_ns, int(environment.now)
         engine.last_end_ns = now
         engine.busy_ns += now - begin
-        device.draw_copy(operation, self.name, begin, now)
+        device.draw_copy(operation.expert, self.name, begin, now)
 
     def _start(self, operation: Operation, now: int) -> int:
         """Fill in a kernel group's instants; returns how long it holds the stream."""
@@ -360,11 +360,11 @@ class SimulatedGPU:
             idle, available = False, available + self.hardware.enqueue_copy_ns
         return end
 
-    def draw_copy(self, operation: Operation, track: str, start: int, end: int) -> None:
+    def draw_copy(self, expert: int, track: str, start: int, end: int) -> None:
         """Put a copy on the timeline, if one is kept."""
         if self._timeline is not None:
-            self._timeline.add(track, "copy", start, end, expert=operation.expert)
-            self._timeline.add("link", "copy", start, end, expert=operation.expert)
+            self._timeline.add(track, "copy", start, end, expert=expert)
+            self._timeline.add("link", "copy", start, end, expert=expert)
 
     def draw_kernel(self, prepared: Prepared, track: str, start: int, end: int) -> None:
         """Put a kernel group on the timeline, if one is kept."""
