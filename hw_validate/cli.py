@@ -207,6 +207,29 @@ def live(
     )
 
 
+@app.command(epilog=examples(
+    "hw_validate run h200 --measure-only --out runs/h200      # on the machine with the GPU",
+    "hw_validate compare h200 --out runs/h200                 # anywhere, also when the simulator has changed",
+))
+def compare(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="The validation that was run: a name, or a .yaml file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where it was measured.", show_default=False)],
+    hardware: Hardware = None,
+) -> None:
+    """Simulate the measured cells from their profile and write the report; needs no GPU."""
+    from hw_validate.grid import Plan, config_path
+    from hw_validate.harness import Harness
+    from hw_validate.measurement import MachineFacts, load
+    from hw_validate.run import compare_worlds
+
+    path = config_path(config)
+    device = load(out / "machine.json", MachineFacts).device
+    validation = load_validation(path, device, hardware)
+    typer.echo(compare_worlds(Harness(validation, Plan(validation, path, out), out, device, _tell)))
+
+
 @app.command(epilog=examples("hw_validate report plots/h200"))
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The output of a validation.", show_default=False)],

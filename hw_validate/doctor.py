@@ -58,11 +58,15 @@ def examine(machine: MachineFacts, validation: Validation | None, free_host_byte
     ]
     for model in validation.models if validation else []:
         spec = ModelSpec.load(model.model)
+        if model.layers is not None:
+            spec = spec.first_layers(model.layers)
         layer_bytes = spec.experts * spec.expert_bytes
         need = len(spec.moe_layers) * layer_bytes
         fits = max(0, free_host_bytes - RESERVE_BYTES) // layer_bytes
         told = f"{need / 1e9:.3g} GB of experts in {'host memory' if machine.device == 'cpu' else 'pinned memory'}"
         if need + RESERVE_BYTES > free_host_bytes:
             told += f": {fits} of {len(spec.moe_layers)} layers fit"
+            if fits:
+                told += f" (`layers: {fits}` in the validation runs these alone)"
         findings.append(Finding(spec.name, told, need + RESERVE_BYTES <= free_host_bytes))
     return findings

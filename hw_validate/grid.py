@@ -4,6 +4,7 @@
       - model: qwen3-30b-a3b
         trace: ../traces/reference-48x128.safetensors
       - model: mixtral-8x7b
+        layers: 20                                                # the first: as many as host memory can hold pinned
         synthetic: {overlap: 0.4, busiest: 0.2, recall: 0.9}     # no recording at hand: labelled synthetic everywhere
         most_steps: {decode: 32}                                  # fewer measured steps for this model
     groups:
@@ -15,9 +16,11 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from hw_validate.measurement import Cell, Phase
+from moesim.atomic_write import atomic_write
 from moesim.catalogue import find
 from moesim.config import cache_fraction
 from moesim.engine import EngineSpec
@@ -52,6 +55,8 @@ class Model(_Frozen):
 
     model: str
     """A name of configs/models, or a file beside the validation: YAML, or a Hugging Face config.json."""
+    layers: int | None = Field(default=None, ge=1)
+    """Only the first of them are run, in both worlds; for models that host memory cannot hold."""
     trace: Path | None = None
     synthetic: Synthetic | None = None
     most_steps: dict[Phase, int] = {}
@@ -132,7 +137,7 @@ class Planned(_Frozen):
 
 
 class Plan:
-    """The cells of a validation, model by model, with the traces that they replay written beside the results."""
+    """The cells of a validation, by its models, with the traces that they replay written beside the results."""
 
     def __init__(self, validation: Validation, config_path: Path, folder: Path) -> None:
         """Write the traces. Raises InputError when one cannot be made."""
@@ -145,7 +150,8 @@ class Plan:
             self.cells[model.model] = list(self._of(model))
 
     def _of(self, model: Model) -> Iterator[Planned]:
-        spec = ModelSpec.load(model.model)
+        whole = ModelSpec.load(model.model)
+        spec, file = self._first_layers(model, whole)
         source = self._source(model, spec)
         for group in self.validation.groups:
             if group.models and model.model not in group.models:
@@ -168,7 +174,7 @@ class Plan:
                     parsed = parse(self._with_predictor(policy, trace))
                     for fraction in group.cache:
                         cell = Cell(
-                            model=spec.name, layers=spec.layers, layers_of_model=spec.layers,
+                            model=spec.name, layers=spec.layers, layers_of_model=whole.layers,
                             trace=trace.metadata.name, synthetic=trace.metadata.synthetic, policy=parsed.name,
                             cache_fraction={"none": 0.0, "all": 1.0, "any": fraction}[parsed.spec.cache],
                             batch_tokens=batch,
@@ -176,12 +182,25 @@ class Plan:
                             phase=group.phase,
                         )
                         yield Planned(
-                            cell=cell, model=model.model, trace=path, instrumented_steps=group.instrumented_steps
+                            cell=cell, model=file, trace=path, instrumented_steps=group.instrumented_steps
                         )
+
+    def _first_layers(self, model: Model, whole: ModelSpec) -> tuple[ModelSpec, str]:
+        """The model as far as it is run, and the name or file by which it is loaded."""
+        if model.layers is None or model.layers == whole.layers:
+            return whole, model.model
+        if model.layers > whole.layers:
+            raise ConfigError(f"{model.model}: layers = {model.layers}: it has {whole.layers}")
+        part = whole.first_layers(model.layers)
+        path = self._folder / f"{whole.name}.{model.layers}-layers.yaml"
+        with atomic_write(path) as file:
+            file.write(yaml.safe_dump(part.model_dump(mode="json", exclude_defaults=True), sort_keys=False).encode())
+        return part, str(path)
 
     def _source(self, model: Model, spec: ModelSpec) -> Trace:
         if model.trace is not None:
-            return Trace.load(self._base / model.trace)
+            trace = Trace.load(self._base / model.trace)
+            return trace if model.layers is None else trace.first_layers(len(spec.moe_layers))
         wanted = model.synthetic
         assert wanted is not None, "one of both is given"
         trace, _ = synthesize(

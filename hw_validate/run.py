@@ -54,15 +54,25 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
     if not harness.profile_path.exists():
         calibrate_device(harness.validation, harness.plan, machine, harness.tell, harness.profile_path)
     refused = [line for model in harness.validation.models for line in _measure_model(harness, model.model)]
-    if measure_only:
-        return None
-    simulate_cells(harness)
-    from hw_validate.report import write_comparison_report
-
-    page = write_comparison_report(harness.folder)
+    page = None if measure_only else compare_worlds(harness)
     for line in refused:
         harness.tell(f"not measured: {line}")
     return page
+
+
+def compare_worlds(harness: Harness) -> Path:
+    """Simulate what was measured, compare and report; no GPU is asked. Returns the report's path.
+
+    Raises:
+        InputError: nothing was measured, or a file in the folder is torn.
+    """
+    from hw_validate.report import write_comparison_report
+
+    if not harness.profile_path.exists():
+        raise ConfigError(f"{harness.profile_path}: missing; `hw_validate run` measures before anything is compared")
+    (harness.folder / "cells").mkdir(exist_ok=True)
+    simulate_cells(harness)
+    return write_comparison_report(harness.folder)
 
 
 def check_same_machine(path: Path, machine: MachineFacts) -> None:
@@ -109,7 +119,7 @@ def _measure_model(harness: Harness, model_name: str) -> list[str]:
         wants_limits = False
     if not todo and not wants_limits:
         return []
-    spec = ModelSpec.load(model_name)
+    spec = ModelSpec.load(harness.plan.cells[model_name][0].model)
     refused: list[str] = []
     try:
         harness.tell(f"{spec.name}: {len(spec.moe_layers) * spec.experts * spec.expert_bytes / 1e9:.3g} GB of experts")

@@ -196,6 +196,17 @@ class ModelSpec(BaseModel):
     def _bytes(self, weights: int, precision: Precision | None = None) -> int:
         return round(weights * BITS_PER_WEIGHT[precision or self.precision] / 8)
 
+    def first_layers(self, layers: int) -> "ModelSpec":
+        """The same model cut off behind so many layers, the same share of them with a window.
+
+        It is what is measured where memory does not hold the whole.
+        """
+        return self.model_copy(update={
+            "layers": layers,
+            "dense_layers": [layer for layer in self.dense_layers if layer < layers],
+            "windowed_layers": self.windowed_layers * layers // self.layers,
+        })
+
     def with_experts_in(self, precision: Precision) -> "ModelSpec":
         """The same model with its routed experts in another precision: what drafts for it shares all else with it."""
         return self.model_copy(update={"expert_precision": precision})

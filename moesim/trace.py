@@ -199,6 +199,18 @@ class Trace:
         metadata = self.metadata.model_copy(update={"requests": requests})
         return _from_arrays(arrays, metadata, self.path, self.mapping)
 
+    def first_layers(self, layers: int) -> "Trace":
+        """The same tokens through the first so many MoE layers alone, as views.
+
+        Raises:
+            TraceError: the trace has not so many.
+        """
+        if not 1 <= layers <= self.layers:
+            raise TraceError(f"{self.label}: first {layers} layers: the trace has {self.layers}")
+        arrays = {name: array[:, :layers] if array.ndim == 3 else array for name, array in self.arrays().items()}
+        about = {"layers": layers, "moe_layers": self.metadata.moe_layers[:layers]}
+        return _from_arrays(arrays, self.metadata.model_copy(update=about), self.path, self.mapping)
+
     def content_hash(self) -> str:
         """Hex SHA-256 of arrays and metadata, whatever the file's layout."""
         digest = hashlib.sha256(self.metadata.to_json().encode())

@@ -23,8 +23,15 @@ def test_enough_memory_is_well():
 def test_too_little_memory_says_how_many_layers_fit():
     found = told(48 * LAYER_BYTES + RESERVE_BYTES - 1)[QWEN.name]
     assert not found.well
-    assert found.told.endswith("47 of 48 layers fit")
+    assert "47 of 48 layers fit (`layers: 47`" in found.told
     assert told(0)[QWEN.name].told.endswith("0 of 48 layers fit")
+
+
+def test_a_model_of_which_the_first_layers_are_run_needs_no_more():
+    validation = Validation.load(config_path("h200"))
+    cut = [each.model_copy(update={"layers": 24}) if each.model == QWEN.name else each for each in validation.models]
+    findings = examine(MACHINE, validation.model_copy(update={"models": cut}), 24 * LAYER_BYTES + RESERVE_BYTES)
+    assert next(each for each in findings if each.what == QWEN.name).well
 
 
 def test_every_model_of_the_validation_is_asked_about():

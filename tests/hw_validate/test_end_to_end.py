@@ -117,6 +117,27 @@ def test_an_unknown_card_or_one_for_the_processor_is_refused(capsys, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+def test_what_was_measured_is_compared_anywhere_and_later(copy):
+    out = copy / "out"
+    before = (out / "comparison.parquet").read_bytes()
+    for path in [*(out / "cells").iterdir(), out / "comparison.parquet", out / "report.html"]:
+        path.unlink()
+    times = measured(out)
+    done = CliRunner().invoke(app, ["compare", str(copy / "validation.yaml"), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert (out / "comparison.parquet").read_bytes() == before
+    assert done.stdout.strip() == str(out / "report.html")
+    assert measured(out) == times
+
+
+def test_before_anything_was_measured_there_is_nothing_to_compare(copy, capsys, monkeypatch):
+    (copy / "out" / "cpu.yaml").unlink()
+    line = refused(["compare", copy / "validation.yaml", "--out", copy / "out"], capsys, monkeypatch)
+    assert "cpu.yaml: missing" in line
+    line = refused(["compare", copy / "validation.yaml", "--out", copy / "nowhere"], capsys, monkeypatch)
+    assert "nowhere/machine.json" in line
+
+
 def test_what_was_measured_is_not_measured_again(copy):
     before = measured(copy / "out")
     missing = "tiny-fp32.lru.0.5.decode.batch2.npz"

@@ -52,6 +52,23 @@ def test_a_model_of_long_steps_runs_fewer(tmp_path):
     assert steps == {"decode": (2, 5), "prefill": (1, 6)}
 
 
+@pytest.mark.parametrize("recorded", [True, False])
+def test_of_a_model_that_is_too_large_the_first_layers_are_run(tmp_path, recorded):
+    group = {"policies": ["lru"], "cache": ["50%"], "warmup_steps": 1, "measured_steps": 4, "instrumented_steps": 1}
+    write(tmp_path, 6)
+    given = {"trace": "recorded.safetensors"} if recorded else {}
+    whole = Trace.load(plan(tmp_path, [group], **given)[0].trace)
+    (cut,) = plan(tmp_path, [group], layers=1, **given)
+    assert (cut.cell.layers, cut.cell.layers_of_model) == (1, 2)
+    spec, trace = ModelSpec.load(cut.model), Trace.load(cut.trace)
+    assert (spec.layers, trace.layers, trace.metadata.moe_layers) == (1, 1, [0])
+    trace.validate()
+    if recorded:
+        assert (trace.experts == whole.experts[:, :1]).all()
+    with pytest.raises(ConfigError, match="layers = 3: it has 2"):
+        plan(tmp_path, [group], layers=3, **given)
+
+
 def test_another_source_is_another_trace(tmp_path):
     group = [{"policies": ["lru"], "cache": ["50%"], "warmup_steps": 1, "measured_steps": 4, "instrumented_steps": 1}]
     write(tmp_path, 6)
