@@ -239,7 +239,7 @@ def simulate_cells(harness: Harness) -> None:
         planned for cells in harness.plan.cells.values() for planned in cells
         if (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
     ]
-    arguments = [(harness.validation, planned, harness.folder, harness.profile_path) for planned in todo]
+    arguments = [(harness.validation, planned, harness.folder) for planned in todo]
     names = {f"{planned.cell.name}.json" for planned in todo}
     for left in (harness.folder / "cells").glob("*.json"):  # of a plan that has changed since
         if left.name not in names:
@@ -257,14 +257,23 @@ def simulate_cells(harness: Harness) -> None:
         save(Timelines(slices=slices), harness.folder / "timelines.json")
 
 
-def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> Iterator[tuple[Measurement, list[Slice]]]:
-    validation, planned, folder, profile = arguments
-    raw = RawCell.load(folder / "measured" / f"{planned.cell.name}.npz")
+def _simulate_cell(arguments: tuple[Validation, Planned, Path]) -> Iterator[tuple[Measurement, list[Slice]]]:
+    """A worker's work: the harness cannot travel to it, what it is made of can."""
+    validation, planned, folder = arguments
+    yield simulate_cell(Harness(validation, None, folder, "simulated", lambda line: None), planned)  # type: ignore[arg-type]
+
+
+def simulate_cell(harness: Harness, planned: Planned) -> tuple[Measurement, list[Slice]]:
+    """One measured cell beside what the simulator says of it; slices of a token where a timeline was asked for.
+
+    Raises:
+        ConfigError: it was not measured, or the file is torn.
+    """
+    raw = RawCell.load(harness.folder / "measured" / f"{planned.cell.name}.npz")
     cell = raw.cell
-    harness = Harness(validation, None, folder, "simulated", lambda line: None)  # type: ignore[arg-type]
     work = harness.job(planned)
     timeline = Timeline(work.run.trace.n_experts) if raw.slices else None
-    clocked, deeds, holder = simulate(work, HardwareSpec.load(str(profile)).at("centre"), timeline)
+    clocked, deeds, holder = simulate(work, HardwareSpec.load(str(harness.profile_path)).at("centre"), timeline)
     executed = [tag for event in raw.deeds.executed for tag in event]
     expected = [expert for event in deeds.executed for expert in event]
     differently = sum(a != b for a, b in zip(executed, expected, strict=False)) + abs(len(executed) - len(expected))
@@ -281,4 +290,4 @@ def _simulate_cell(arguments: tuple[Validation, Planned, Path, Path]) -> Iterato
         decisions_different=different, telemetry=raw.telemetry, output_sha256=raw.output_sha256,
         output_steps=raw.output_steps,
     )
-    yield measurement, raw.slices + _slices(cell.name, "simulated", timeline, clocked)
+    return measurement, raw.slices + _slices(cell.name, "simulated", timeline, clocked)
