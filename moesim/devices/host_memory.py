@@ -7,9 +7,9 @@ if alone. Beyond that all are slowed by one factor,
     rate of a flow = what it wants * min(1, capacity / sum of what all want)
 
 so rates change only when a flow begins or ends (processor sharing). One factor for all, and not equal rates for all:
-a memory controller serves requests in proportion to how many wait. Measured on two hosts of an H200, copies fell by 7 and
-31 % and copying threads by 10 and 7 % when both ran: not one factor on the second, but equal rates, which would have
-left the copies as they were, are twice as far off (docs/cpu-experts.md).
+a memory controller serves requests in proportion to how many wait. Measured on two hosts of an H200, copies fell by
+7 and 31 % and copying threads by 10 and 7 % when both ran: no single factor on the second host, but equal rates, which
+would have left the copies as they were, are twice as far off (docs/cpu-experts.md).
 """
 
 from collections.abc import Generator
