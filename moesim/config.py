@@ -68,6 +68,11 @@ class SweepConfig(BaseModel):
     grids: dict[str, dict[str, Any]] = Field(min_length=1)
     published: list[PublishedFact] = []
     timelines: list[dict[str, Any]] = []
+    quality: dict[str, Path] = {}
+    """By a trace's name, a file of `moesim quality` on another model of the same shape, relative to this file.
+
+    For traces whose own model was never measured; the report says so wherever such a cost stands.
+    """
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moesim.code_hash import code_hash
 from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
 from moesim.prepare import prepare
-from moesim.quality.stored import beside
+from moesim.quality.stored import beside, of_the_same_weights, stand_in
 from moesim.run_config import RunConfig, run_hash
 from moesim.sweep_folder import SweepFolder, claimed
 from moesim.sweep_tasks import Drawing, Drawn, Group, Lost, Row, Task, kin, split, work
@@ -146,19 +146,29 @@ def description(sweep: Sweep) -> dict[str, Any]:
             for fact in config.published
         ],
         "runs": len(runs),
-        "quality": _quality(sweep),
+        **_quality(sweep),
     }
 
 
 def _quality(sweep: Sweep) -> dict[str, Any]:
-    """By trace, what lossy execution was measured to cost its model, where a file beside the trace says so."""
-    found = {}
+    """By trace, what lossy execution was measured to cost its model, and whose model was another one."""
+    measured: dict[str, Any] = {}
+    others: list[str] = []
+    given = {name: sweep.path.parent / path for name, path in sweep.config.quality.items()}
     for path in dict.fromkeys(run.trace for run in sweep.runs):
         told = load_trace(path).metadata
-        quality = beside(path, told.name, told.provenance)
-        if quality is not None:
-            found[told.name] = quality.model_dump(mode="json")
-    return found
+        file = given.pop(told.name, None)
+        quality = beside(path, told.name, told.provenance) if file is None else stand_in(file, told)
+        if quality is None:
+            continue
+        measured[told.name] = quality.model_dump(mode="json")
+        if not of_the_same_weights(quality, told.provenance):
+            others.append(told.name)
+    if given:
+        name = next(iter(given))
+        where = f"{sweep.path}{line_of(sweep.path, 'quality', name)}"
+        raise ConfigError(f"{where}: quality.{name}: no run of this sweep replays a trace of that name")
+    return {"quality": measured, "quality_of_another_model": others}
 
 
 def _write(sweep: Sweep, folder: SweepFolder, rows: list[Row]) -> None:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from moesim.errors import InputError
 from moesim.policies.composition import split_call
+from moesim.trace_metadata import TraceMetadata
 
 SUFFIX = ".quality.json"
 DEFAULT_PREDICTOR = "residual+default-vectors"
@@ -148,14 +149,36 @@ def beside(trace: Path, name: str, provenance: Mapping[str, Any]) -> Quality | N
     if not path.exists():
         return None
     quality = load(path)
-    training = provenance.get("training")
-    recorded = provenance.get("weights_sha256", training.get("weights_sha256") if isinstance(training, dict) else None)
-    if recorded not in (None, quality.weights_sha256):
+    if not of_the_same_weights(quality, provenance):
         raise InputError(
             f"{path}: measured on weights {quality.weights_sha256[:12]}…, {trace.name} was recorded from "
-            f"{str(recorded)[:12]}…: measure again, or move the file away"
+            f"{str(_recorded_from(provenance))[:12]}…: measure again, or move the file away"
         )
     return quality
+
+
+def stand_in(path: Path, metadata: TraceMetadata) -> Quality:
+    """The quality of another model of the shape of a trace's: what there is where the weights themselves are lost.
+
+    Raises:
+        InputError: the file is not one of ours, or of a model of another shape.
+    """
+    quality = load(path)
+    for what in ("layers", "experts", "top_k"):
+        ours, theirs = getattr(metadata, what), getattr(quality, what)
+        if ours != theirs:
+            raise InputError(f"{path}: measured on a model with {what} = {theirs}, {metadata.name} has {ours}")
+    return quality
+
+
+def of_the_same_weights(quality: Quality, provenance: Mapping[str, Any]) -> bool:
+    """Whether the weights that were measured are those of the recording, as far as its provenance says which."""
+    return _recorded_from(provenance) in (None, quality.weights_sha256)
+
+
+def _recorded_from(provenance: Mapping[str, Any]) -> Any:
+    training = provenance.get("training")
+    return provenance.get("weights_sha256", training.get("weights_sha256") if isinstance(training, dict) else None)
 
 
 def cost_of(

@@ -89,7 +89,8 @@ def headline(results: Results) -> list[str]:
         )
         measured = results.cost(lossy)
         if measured is not None:
-            cost += f" at {increase(measured.value)} perplexity"
+            whose = " (of another model of this shape)" if results.is_another_model(lossy["trace"]) else ""
+            cost += f" at {increase(measured.value)} perplexity{whose}"
         sentences.append(
             f"The fastest lossy choice, {policy_words(lossy['policy'])} at {percent(lossy['cache_fraction'])}, takes "
             f"{milliseconds(lossy['tpot_mean_ns'])} ({comparison}) and executes {cost}"

@@ -158,7 +158,9 @@ def _cost(row: Row, results: Results) -> dict[str, Any]:
         return {"shown": "as it is", "by": 0}
     if cost is None:
         return {"shown": "not measured", "by": ""}
-    return {"shown": f"{increase(cost.value)} ({increase(cost.low)} to {increase(cost.high)})", "by": cost.value}
+    whose = ", of another model" if results.is_another_model(row["trace"]) else ""
+    shown = f"{increase(cost.value)} ({increase(cost.low)} to {increase(cost.high)}){whose}"
+    return {"shown": shown, "by": cost.value}
 
 
 def _beside(each: Comparison, classes: tuple[str, ...], published: tuple[float, float] | None) -> str:
@@ -224,7 +226,8 @@ def _basis(results: Results, first: Row) -> list[tuple[str, str]]:
         (
             "perplexity",
             f"{trace}: {quality.text.tokens_measured:,} tokens of {quality.text.source} decoded teacher-forced, "
-            f"weights {quality.weights_sha256[:12]}, {quality.method.description}; speculation in closed loop",
+            f"weights {quality.weights_sha256[:12]}, {quality.method.description}; speculation in closed loop"
+            + (", of another model of this shape than the trace's" if results.is_another_model(trace) else ""),
         )
         for trace, quality in results.quality.items()
         if results.knows_costs

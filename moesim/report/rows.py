@@ -27,6 +27,7 @@ class Results:
     timelines: list[dict[str, Any]]
     quality: dict[str, Quality] = field(default_factory=dict)
     """By trace, what lossy execution was measured to cost its model."""
+    quality_of_another_model: frozenset[str] = frozenset()
 
     def cost(self, row: Row) -> Interval | None:
         """The relative increase of perplexity under a row's policy; zero where it is lossless, None where unknown."""
@@ -34,6 +35,10 @@ class Results:
             return Interval(value=0, low=0, high=0)
         quality = self.quality.get(row["trace"])
         return None if quality is None else quality.cost_of(row["policy"], row["cache_fraction"])
+
+    def is_another_model(self, trace: str) -> bool:
+        """Whether the costs of this trace's policies were measured on another model of the same shape."""
+        return trace in self.quality_of_another_model
 
     @property
     def knows_costs(self) -> bool:
@@ -112,7 +117,7 @@ def read_results(out: Path) -> Results:
         quality = {name: Quality.model_validate(each) for name, each in sweep.get("quality", {}).items()}
     except (ValidationError, AttributeError):
         raise ConfigError(f"{out / 'sweep.json'}: quality is not what `moesim quality` writes") from None
-    return Results(rows, sweep, timelines, quality)
+    return Results(rows, sweep, timelines, quality, frozenset(sweep.get("quality_of_another_model", ())))
 
 
 def deployable(row: Row) -> bool:

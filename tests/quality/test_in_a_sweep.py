@@ -1,6 +1,7 @@
 """A quality file beside a trace travels with the sweep into its report."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -67,3 +68,49 @@ def test_a_torn_file_is_found_before_the_first_run(tmp_path):
     with pytest.raises(InputError, match=r"quality\.json"):
         swept(config, tmp_path / "out")
     assert not (tmp_path / "out" / "finished.jsonl").exists()
+
+
+SPECULATION = {"predictor": "residual+default-vectors", "increase": (0.02, 0.01, 0.03)}
+
+
+def of_another(folder, text=SWEEP, **shape):
+    """A sweep that names the quality of another model of the trace's shape, or of `shape`."""
+    config = write_sweep(folder, text, tokens=20)
+    path = folder / "tiny.safetensors"
+    trace = Trace.load(path)
+    told = trace.metadata.model_copy(update={"provenance": {"weights_sha256": "a" * 64}})
+    replace(trace, metadata=told).save(path)
+    same = {"layers": told.layers, "experts": told.experts, "top_k": told.top_k}
+    other = quality(measured("speculate-and-execute", **SPECULATION), weights="b" * 64)
+    (folder / "other.json").write_text(as_json(other.model_copy(update=same | shape)))
+    config.write_text(config.read_text().replace("grids:", f"quality: {{{told.name}: other.json}}\ngrids:"))
+    return config
+
+
+def test_the_cost_of_another_model_says_whose_it_is(tmp_path):
+    results = swept(of_another(tmp_path), tmp_path / "out")
+    assert {results.cost(row).value for row in results.rows if not row["lossless"]} == {0.02}
+    page = write_report(tmp_path / "out").read_text()
+    assert "+2.0 % (+1.0 % to +3.0 %), of another model" in page
+    assert "of another model of this shape than the trace&#39;s" in page
+    assert "perplexity (of another model of this shape)" in page
+
+
+def test_the_cost_of_the_model_itself_does_not(tmp_path):
+    config = of_another(tmp_path, weights_sha256="a" * 64)
+    swept(config, tmp_path / "out")
+    assert "another model" not in write_report(tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(("shape", "rule"), [({"experts": 64}, "experts = 64"), ({"layers": 9}, "layers = 9")])
+def test_a_model_of_another_shape_does_not_stand_in(tmp_path, shape, rule):
+    with pytest.raises(InputError, match=rf"other\.json: measured on a model with {rule}"):
+        swept(of_another(tmp_path, **shape), tmp_path / "out")
+    assert not (tmp_path / "out" / "finished.jsonl").exists()
+
+
+def test_a_quality_for_a_trace_that_no_run_replays_is_named_with_its_line(tmp_path):
+    config = of_another(tmp_path)
+    config.write_text(config.read_text().replace("quality: {", "quality: {misspelt: other.json, "))
+    with pytest.raises(InputError, match=r":7: quality\.misspelt: no run of this sweep replays"):
+        swept(config, tmp_path / "out")

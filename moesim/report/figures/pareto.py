@@ -42,7 +42,8 @@ def draw(results: Results) -> Figure | None:
             textcoords="offset points", fontsize=7,
         )
     axes.set_xlabel("time per output token, ms")
-    axes.set_ylabel("increase of perplexity, %")
+    another = any(results.is_another_model(row["trace"]) for row, _ in points)
+    axes.set_ylabel("increase of perplexity, %" + (", of another model of this shape" if another else ""))
     axes.set_xlim(left=0)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure
