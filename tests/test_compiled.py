@@ -71,7 +71,7 @@ def some_optimum(trace, seed):
     batch=st.sampled_from([0, 2, 5]), policy=st.sampled_from(POLICIES),
     context=st.sampled_from([None, 64]), block=st.sampled_from([1, 30, 100_000]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_each_step_is_decided_and_timed_as_by_the_loop(
     hardware, engine, slots, seed, prompt, batch, policy, context, block
 ):

@@ -95,7 +95,7 @@ def compare(trace, policy, eviction, execution, slots):
 
 @pytest.mark.parametrize("eviction", event_atomic.EVICTIONS)
 @pytest.mark.parametrize("execution", EXECUTIONS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(3, 8, 2), (2, 6, 3), (5, 4, 1)]),
     prompt=st.sampled_from([0, 4]), slots=st.integers(0, 30),
@@ -108,7 +108,7 @@ def test_hits_victims_copies_and_reasons_equal_a_scan_of_every_slot(eviction, ex
     compare(trace, EXECUTIONS[execution].format(ours(eviction)), eviction, execution, slots)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(2, 4, 2), (1, 6, 2), (3, 3, 1), (1, 5, 1)]),
     spare=st.integers(0, 3),
@@ -125,7 +125,7 @@ def test_belady_is_the_fewest_misses_that_any_choice_of_victims_gives(seed, shap
 
 
 @pytest.mark.parametrize("policy", exploded.POLICIES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), slots=st.integers(1, 24))
 def test_one_expert_events_equal_libcachesim_access_by_access(policy, seed, slots):
     trace = one_expert_events(random_trace(20, 3, 8, 2, seed=seed))

@@ -66,7 +66,7 @@ OPERATIONS = st.tuples(
 
 
 @given(hardware=HARDWARE, engine=ENGINES, program=st.lists(OPERATIONS, max_size=40))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_program_of_the_host_meets_the_same_instants(hardware, engine, program):
     assert play(FastGPU(hardware, engine), program) == play(SimulatedGPU(hardware, engine), program)
 
@@ -121,7 +121,7 @@ def replayed(make, trace, policy, slots, hardware, engine):
     hardware=HARDWARE, engine=ENGINES, policy=st.sampled_from(POLICIES), slots=st.integers(2, 24),
     seed=st.integers(0, 1000), prompt=st.integers(0, 5),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_request_takes_the_same_time_step_by_step(hardware, engine, policy, slots, seed, prompt):
     given_all = random_trace(12, 3, 8, 2, prompt=prompt, seed=seed), policy, slots, hardware, engine
     assert replayed(FastGPU, *given_all) == replayed(SimulatedGPU, *given_all)
@@ -131,7 +131,7 @@ def test_a_request_takes_the_same_time_step_by_step(hardware, engine, policy, sl
     hardware=HARDWARE, engine=ENGINES, policy=st.sampled_from(POLICIES[:6]), slots=st.integers(2, 24),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_batch_takes_the_same_time_step_by_step(hardware, engine, policy, slots, seed):
     given_all = batched_trace(15, 3, 8, 2, dropped=0.2, seed=seed), policy, slots, hardware, engine
     assert replayed(FastGPU, *given_all) == replayed(SimulatedGPU, *given_all)

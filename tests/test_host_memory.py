@@ -80,7 +80,7 @@ FLOWS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(FLOWS, st.integers(2, 20))
 def test_against_a_fluid_in_tiny_steps(flows, capacity):
     got, moved = ends(flows, capacity)

@@ -93,7 +93,7 @@ def test_a_copy_and_an_expert_slow_each_other_by_one_factor():
     assert device.host_memory.moved_bytes * 1e9 == 900 * 1e9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     copies=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 1), st.booleans()), min_size=1, max_size=12),
     pieces=st.integers(1, 3), enqueue=st.sampled_from([0, 3, 200]), captured=st.booleans(),

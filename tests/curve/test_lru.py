@@ -88,7 +88,7 @@ def test_hits_are_those_of_the_replay_at_every_size_where_all_events_fit(name):
         assert counted == hits
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sizes=st.lists(st.integers(0, 9), min_size=1, max_size=60),
     seed=st.integers(0, 2**32 - 1),

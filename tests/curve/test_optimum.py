@@ -62,7 +62,7 @@ def test_exploded_accesses_miss_as_often_as_libcachesims_belady(name):
         assert ((found > 0) & (found <= slots)).sum() == sum(libcachesim_hits(flat, slots, "belady"))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     sizes=st.lists(st.integers(0, 3), min_size=1, max_size=8),
     pieces=st.integers(1, 3),

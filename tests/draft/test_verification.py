@@ -38,7 +38,7 @@ def requests_of(lengths, prompt=0, seed=0):
     return replace(trace, request=request, position=position, phase=phase, step=np.cumsum(starts).astype(np.uint32) - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=4), prompt=st.sampled_from([0, 3]),
     k=st.lists(st.integers(0, 5), min_size=1, max_size=4), p=st.sampled_from([0.0, 0.4, 0.9, 1.0]),

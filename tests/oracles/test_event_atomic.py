@@ -35,25 +35,25 @@ def as_sets(events):
     return [[(event.layer, expert) for expert in reversed(event.experts)] for event in events]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(passes(layers=2, experts=4), st.integers(3, 6))
 def test_belady_is_the_fewest_misses(events, slots):
     assert simulate(events, slots, "belady").misses == fewest_misses(as_sets(events), slots)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(passes(layers=2, experts=5, largest=4), st.integers(1, 3))
 def test_belady_is_the_fewest_misses_with_waves(events, slots):
     assert simulate(events, slots, "belady").misses == fewest_misses(as_sets(events), slots)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(passes(layers=2, experts=4, steps=4), st.integers(1, 5))
 def test_bypass_by_next_event_is_the_fewest_misses_with_bypass(events, slots):
     assert belady_with_bypass(events, slots) == fewest_misses_with_bypass(as_sets(events), slots)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(passes(), st.integers(3, 8))
 def test_nothing_beats_belady_and_nothing_beats_bypass(events, slots):
     optimum = simulate(events, slots, "belady").misses
@@ -62,13 +62,13 @@ def test_nothing_beats_belady_and_nothing_beats_bypass(events, slots):
         assert simulate(events, slots, eviction).misses >= optimum
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(passes(), st.integers(1, 8))
 def test_least_stale_by_last_access_is_lru_without_prefetch(events, slots):
     assert simulate(events, slots, "least-stale[last-access]") == simulate(events, slots, "lru")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(passes(predicted=True), st.integers(0, 8), st.sampled_from(EVICTIONS), st.sampled_from(EXECUTIONS))
 def test_books_balance(events, slots, eviction, execution):
     replay = simulate(events, slots, eviction, execution)
@@ -86,7 +86,7 @@ def test_books_balance(events, slots, eviction, execution):
     assert 0 <= arrived - len(replay.victims) <= capacity or slots == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(passes())
 def test_on_demand_keeps_nothing(events):
     replay = simulate(events, 0)

@@ -43,7 +43,7 @@ def test_real_traces_at_eight_sizes(name, policy):
         assert libcachesim_hits(accesses, slots, policy) == scanned_hits(accesses, slots, policy)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     keys=st.lists(st.integers(0, 7), min_size=1, max_size=60),
     slots=st.integers(1, 6),

@@ -27,7 +27,7 @@ def misses_of(trace, slots, policy):
     return [counted[at : at + trace.layers] for at in range(0, len(counted), trace.layers)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     trace=traces(), part=st.sampled_from([0.0, 0.4, 0.8]), rate=st.sampled_from([10**8, 10**9, 7 * 10**9]),
     start_up_ns=st.integers(0, 300), descriptor_ns=st.integers(0, 60), enqueue_copy_ns=st.integers(0, 150),

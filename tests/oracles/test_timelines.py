@@ -130,7 +130,7 @@ def test_serial_sum_of_the_first_timeline():
 times = st.lists(st.integers(1, 60), min_size=1, max_size=4).map(tuple)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     layers=st.integers(1, 4),
     copies=st.lists(st.integers(100, 900), min_size=1, max_size=5).map(tuple),

@@ -146,7 +146,7 @@ def check_every_event(policy, trace, capacity):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.sampled_from([(3, 8, 2), (2, 4, 4), (1, 6, 1), (4, 5, 3)]),  # one with top-k = E, one of one layer

@@ -36,7 +36,7 @@ def ranked(trace):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(3, 8, 2), (2, 6, 3), (5, 4, 1), (1, 9, 2)]),
     length=st.sampled_from([5, 90]), spare=st.integers(0, 24),
@@ -49,7 +49,7 @@ def test_victims_are_those_of_the_formula(rule, seed, shape, length, spare):
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "random"])  # pins decide how often it throws
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(3, 8, 2), (2, 6, 3), (5, 4, 1)]),
     length=st.sampled_from([5, 90]), spare=st.integers(0, 24),

@@ -103,7 +103,7 @@ def test_the_cascade_by_hand():
     assert [copy.displaced for copy in third.waves[0].demand] == [None, 0]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), prompt=st.sampled_from([0, 5]), per_layer=st.booleans())
 @pytest.mark.parametrize(
     "policy", ["hobbit", "specmd-lowest-bit", "specmd-precision-cascade", "hobbit[evict=least-stale]"]

@@ -58,7 +58,7 @@ CASES = [(role, rule) for role in ("route", "prefetch", "on_miss") for rule in o
 
 
 @pytest.mark.parametrize(("role", "rule"), CASES)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32 - 1), shape=st.sampled_from([(4, 8, 2), (3, 6, 3), (5, 4, 1)]),
     scored=st.booleans(), spare=st.integers(0, 24), evict=st.sampled_from(["lru", "lhu", "score", "hobbit"]),

@@ -113,7 +113,7 @@ def test_one_workspace_slot_is_written_when_it_has_been_read():
     bottoms=st.integers(1, 8), share=st.sampled_from([0.1, 0.5, 0.9]), seed=st.integers(0, 1000),
     prompt=st.integers(0, 5), batch=st.booleans(),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_both_devices_time_parts_alike(hardware, engine, policy, slots, bottoms, share, seed, prompt, batch):
     composed = parse(policy)
     if batch and not hasattr(composed.route, "foresight") and not hasattr(composed.prefetch, "foresight"):
@@ -213,7 +213,7 @@ def check_bottoms(policy, trace, capacity, foreseen_late):
     return copied, used
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32 - 1), prompt=st.sampled_from([0, 6]), slots=st.sampled_from([2, 6, 16]),
     bottoms=st.integers(1, 9), per_layer=st.booleans(), late=st.booleans(),
@@ -224,7 +224,7 @@ def test_every_kernel_finds_its_bottom(policy, seed, prompt, slots, bottoms, per
     check_bottoms(policy, trace, tops(slots, bottoms, per_layer=per_layer), late)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32 - 1), prompt=st.sampled_from([0, 6]))
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_contract_holds_for_tops(policy, seed, prompt):

@@ -20,7 +20,7 @@ from tests.properties.runs import COSTS, KERNELS_NS, largest_event, traces
 
 POLICIES = ("cpu", "cpu[deferred=1]", "fiddler", "freetoken", "llama-cpp", "prefetch-and-refetch[on_miss=fiddler]")
 EXPERT_BYTES = 3 * 10 * 50 * 2
-few = settings(max_examples=12, deadline=None)
+few = settings(max_examples=12)
 
 
 @dataclass(frozen=True)

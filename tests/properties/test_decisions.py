@@ -19,7 +19,7 @@ from tests.properties.runs import (
 )
 from tests.traces_for_tests import metadata, random_trace
 
-few = settings(max_examples=25, deadline=None)
+few = settings(max_examples=25)
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

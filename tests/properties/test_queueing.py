@@ -50,7 +50,7 @@ def completions_of_copies(arrivals_ns, sizes_bytes, **costs):
     return [event.completed_ns for event in done]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     jobs=st.lists(st.tuples(st.integers(0, 300), st.integers(1, 500)), min_size=1, max_size=40),
     start_up_ns=st.integers(0, 100), descriptor_ns=st.integers(0, 100),
@@ -112,7 +112,7 @@ def pipeline_ends(copies_ns, kernels_ns, buffers):
     return [event.completed_ns for event in done]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(stages=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=30), buffers=st.integers(1, 4))
 def test_copies_and_kernels_follow_the_max_plus_recurrence(stages, buffers):
     """C_i = max(C_{i-1}, K_{i-buffers}) + c_i and K_i = max(K_{i-1}, C_i) + k_i."""
@@ -125,7 +125,7 @@ def test_copies_and_kernels_follow_the_max_plus_recurrence(stages, buffers):
     assert pipeline_ends(copies, kernels, buffers) == run
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(stages=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=20))
 def test_with_slots_enough_the_longest_path_decides(stages):
     """Two machines in a row: the end is max over i of the copies up to i and the kernels from i (S. M. Johnson)."""

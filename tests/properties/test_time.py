@@ -25,7 +25,7 @@ from tests.properties.runs import (
 )
 from tests.traces_for_tests import random_trace
 
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 @st.composite
@@ -128,7 +128,7 @@ def copy_times(machine, sizes_bytes):
     return np.diff(ends)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     sizes_bytes=st.lists(st.integers(1, 400_000_000), min_size=1, max_size=20),
     rate=st.floats(1e6, 1e12), start_up_ns=st.integers(0, 10_000), descriptor_ns=st.integers(0, 10_000),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from moesim.errors import InputError
@@ -77,7 +77,6 @@ def test_pre_attention_learns_the_first_layer_too(model: Any, architecture: str)
 
 
 @given(st.integers(1, 4), st.integers(2, 9), st.integers(1, 4), st.sampled_from(["arch1", "arch2"]), st.integers(0, 99))
-@settings(deadline=None)
 def test_the_pre_attention_loss_is_its_definition(
     tokens: int, experts: int, top_k: int, architecture: str, seed: int
 ) -> None:

@@ -47,7 +47,7 @@ def write_jsonl(path, rows):
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_plain_form_gives_the_trace_back(data):
     weights = data.draw(st.booleans())
     trace = example(

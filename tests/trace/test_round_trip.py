@@ -16,7 +16,7 @@ from tests.trace.examples import assert_equal, changed, example, traces
 
 
 @given(traces())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_saved_trace_loads_equal(trace):
     with TemporaryDirectory() as folder:
         path = Path(folder) / "a.safetensors"

@@ -15,7 +15,7 @@ from tests.trace.examples import assert_equal, example, metadata, traces
 
 
 @given(st.data(), traces())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_slice_holds_exactly_its_rows(data, trace):
     start = data.draw(st.integers(0, trace.tokens - 1))
     stop = data.draw(st.integers(start + 1, trace.tokens))
@@ -27,7 +27,7 @@ def test_a_slice_holds_exactly_its_rows(data, trace):
 
 
 @given(st.data(), traces())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pieces_of_a_trace_join_to_the_trace(data, trace):
     cuts = sorted(data.draw(st.sets(st.integers(1, trace.tokens - 1), max_size=3))) if trace.tokens > 1 else []
     pieces = [trace.slice(a, b) for a, b in zip([0, *cuts], [*cuts, trace.tokens], strict=True)]
@@ -35,7 +35,7 @@ def test_the_pieces_of_a_trace_join_to_the_trace(data, trace):
 
 
 @given(st.data(), traces(), st.integers(1, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_joined_recordings_keep_their_contents_and_their_order(data, trace, copies):
     joined = concatenate([trace] * copies)
     joined.validate()
@@ -54,7 +54,7 @@ def test_joined_recordings_keep_their_contents_and_their_order(data, trace, copi
 
 
 @given(traces(max_tokens=6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_joining_is_associative(trace):
     left = concatenate([concatenate([trace, trace]), trace])
     right = concatenate([trace, concatenate([trace, trace])])
@@ -63,7 +63,7 @@ def test_joining_is_associative(trace):
 
 
 @given(traces())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_joining_on_disk_equals_joining_in_memory(trace):
     with TemporaryDirectory() as folder:
         trace.save(Path(folder) / "a")
