@@ -24,6 +24,10 @@ class HardwareError(InputError):
     """The machine lacks something that was asked of it; says what, and what there is."""
 
 
+class DoesNotFitError(HardwareError):
+    """Memory, the host's or the GPU's, is too small for what is asked of it; less would fit."""
+
+
 @cache
 def _library() -> Any:
     try:

@@ -118,6 +118,9 @@ class Validation(_Frozen):
         read = read_model(path, cls)
         if EngineSpec.load(read.engine).copy_thread is not None:
             raise ConfigError(f"{path}: engine = {read.engine}: no device here keeps its copies in software queues")
+        names = [model.model for model in read.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ConfigError(f"{path}: models: {twice} is there twice; its cells would have one name")
         models = [
             model.model_copy(update={"model": str(path.parent / model.model)})
             if model.model.endswith((".yaml", ".yml", ".json")) else model
@@ -152,7 +155,7 @@ class Plan:
     def _of(self, model: Model) -> Iterator[Planned]:
         whole = ModelSpec.load(model.model)
         spec, file = self._first_layers(model, whole)
-        source = self._source(model, spec)
+        source = self._source(model, whole, spec)
         for group in self.validation.groups:
             if group.models and model.model not in group.models:
                 continue
@@ -197,10 +200,16 @@ class Plan:
             file.write(yaml.safe_dump(part.model_dump(mode="json", exclude_defaults=True), sort_keys=False).encode())
         return part, str(path)
 
-    def _source(self, model: Model, spec: ModelSpec) -> Trace:
+    def _source(self, model: Model, whole: ModelSpec, spec: ModelSpec) -> Trace:
         if model.trace is not None:
             trace = Trace.load(self._base / model.trace)
-            return trace if model.layers is None else trace.first_layers(len(spec.moe_layers))
+            if model.layers is None:
+                return trace
+            if trace.layers != len(whole.moe_layers):
+                raise ConfigError(
+                    f"{trace.label}: {trace.layers} MoE layers, {whole.name} has {len(whole.moe_layers)}"
+                )
+            return trace.first_layers(len(spec.moe_layers))
         wanted = model.synthetic
         assert wanted is not None, "one of both is given"
         trace, _ = synthesize(

@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from hw_validate.driver import HardwareError
+from hw_validate.driver import DoesNotFitError
 from hw_validate.grid import Plan, Planned, Validation
 from hw_validate.harness import Harness, Tell
 from hw_validate.limits import measure_limits
@@ -54,10 +54,9 @@ def run_validation(harness: Harness, machine: MachineFacts, *, measure_only: boo
     if not harness.profile_path.exists():
         calibrate_device(harness.validation, harness.plan, machine, harness.tell, harness.profile_path)
     refused = [line for model in harness.validation.models for line in _measure_model(harness, model.model)]
-    page = None if measure_only else compare_worlds(harness)
     for line in refused:
         harness.tell(f"not measured: {line}")
-    return page
+    return None if measure_only else compare_worlds(harness)
 
 
 def compare_worlds(harness: Harness) -> Path:
@@ -129,7 +128,7 @@ def _measure_model(harness: Harness, model_name: str) -> list[str]:
                     for planned in (each for each in todo if _shape(each) == shape):
                         try:
                             _measure_cell(harness, planned, dense, host, sampler)
-                        except HardwareError as error:  # too many slots for this card: others need fewer
+                        except DoesNotFitError as error:  # too many slots for this card: others need fewer
                             refused.append(f"{planned.cell.name}: {error}")
             if wants_limits:
                 with _dense(spec, (1, 1, harness.validation.context_tokens), harness.device) as dense:
@@ -145,12 +144,17 @@ def _is_measured(harness: Harness, planned: Planned) -> bool:
     path = harness.folder / "measured" / f"{planned.cell.name}.npz"
     if not path.exists():
         return False
-    raw = RawCell.load(path)
-    found = raw.cell, raw.instrumented_steps, raw.trace_hash
-    if found == (planned.cell, planned.instrumented_steps, trace_hash(planned.trace)):
+    if _is_of(RawCell.load(path), planned):
         return True
     harness.tell(f"{planned.cell.name}: measured under another plan, so again")
+    path.unlink()  # nothing else would keep it from being compared, should measuring fail
     return False
+
+
+def _is_of(raw: RawCell, planned: Planned) -> bool:
+    """Whether what was measured is what is planned: a cell's name does not tell its context, steps or trace."""
+    found = raw.cell, raw.instrumented_steps, raw.trace_hash
+    return found == (planned.cell, planned.instrumented_steps, trace_hash(planned.trace))
 
 
 def _shape(planned: Planned) -> tuple[int, int, int]:
@@ -239,6 +243,10 @@ def simulate_cells(harness: Harness) -> None:
         planned for cells in harness.plan.cells.values() for planned in cells
         if (harness.folder / "measured" / f"{planned.cell.name}.npz").exists()
     ]
+    for planned in todo:
+        path = harness.folder / "measured" / f"{planned.cell.name}.npz"
+        if not _is_of(RawCell.load(path), planned):
+            raise ConfigError(f"{path}: measured under another plan (context, steps, layers or trace): measure again")
     arguments = [(harness.validation, planned, harness.folder) for planned in todo]
     names = {f"{planned.cell.name}.json" for planned in todo}
     for left in (harness.folder / "cells").glob("*.json"):  # of a plan that has changed since

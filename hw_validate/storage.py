@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hw_validate.driver import HardwareError, pin, unpin
+from hw_validate.driver import DoesNotFitError, HardwareError, pin, unpin
 
 TAG_BYTES = 64
 """Keeps every block on a 64-byte boundary."""
@@ -47,7 +47,7 @@ class HostExperts:
         size = experts * self.stride_bytes
         available = available_host_bytes()
         if size > available:
-            raise HardwareError(
+            raise DoesNotFitError(
                 f"{experts} experts need {size / 1e9:.1f} GB of host memory and {available / 1e9:.1f} GB are free: "
                 f"{available // self.stride_bytes} would fit"
             )
@@ -107,7 +107,7 @@ class Slots:
     """Room for experts on the device: uint8 [slots, stride_bytes]."""
 
     def __init__(self, slots: int, host: HostExperts, device: torch.device) -> None:
-        """Take the memory. Raises HardwareError when the device has not that much; says what would fit."""
+        """Take the memory. Raises DoesNotFitError when the device has not that much; says what would fit."""
         self.count = slots
         self.stride_bytes = host.stride_bytes
         size = slots * host.stride_bytes
@@ -123,8 +123,8 @@ class Slots:
         self.tags.fill_(0xFF)
         """-1: holds nobody."""
 
-    def _too_many(self, free_bytes: int, whose: str) -> HardwareError:
-        return HardwareError(
+    def _too_many(self, free_bytes: int, whose: str) -> DoesNotFitError:
+        return DoesNotFitError(
             f"{self.count} slots need {self.count * self.stride_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB of "
             f"{whose} memory are free: {free_bytes // self.stride_bytes} would fit"
         )

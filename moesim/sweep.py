@@ -16,7 +16,7 @@ from moesim.code_hash import code_hash
 from moesim.config import Excerpt, Sweep, cache_fraction
 from moesim.errors import ConfigError, InputError
 from moesim.prepare import prepare
-from moesim.quality.stored import beside, of_the_same_weights, stand_in
+from moesim.quality.stored import beside, recorded_from, stand_in
 from moesim.run_config import RunConfig, run_hash
 from moesim.sweep_folder import SweepFolder, claimed
 from moesim.sweep_tasks import Drawing, Drawn, Group, Lost, Row, Task, kin, split, work
@@ -162,7 +162,7 @@ def _quality(sweep: Sweep) -> dict[str, Any]:
         if quality is None:
             continue
         measured[told.name] = quality.model_dump(mode="json")
-        if not of_the_same_weights(quality, told.provenance):
+        if file is not None and not recorded_from(quality.weights_sha256, told.provenance):
             others.append(told.name)
     if given:
         name = next(iter(given))

@@ -19,10 +19,16 @@ from tests.plain_hardware import PlainHardware, plain_engine
 SHIPPED = Path(__file__).parents[1] / "traces" / "reference-16x64.safetensors"
 
 
-def gpu(queues=2, ahead=2, chunks=3, timeline=None):
+def gpu(queues=2, ahead=2, chunks=3, timeline=None, **hardware):
     thread = CopyThreadSpec(queues=queues, submitted_ahead=ahead, drops_unstarted=True)
     engine = plain_engine(copies_per_expert=chunks).model_copy(update={"copy_thread": thread})
-    return SimulatedGPUWithCopyThread(PlainHardware(), engine, timeline)
+    return SimulatedGPUWithCopyThread(PlainHardware(**hardware), engine, timeline)
+
+
+FREE = dict.fromkeys(
+    ("enqueue_copy_ns", "copy_start_up_ns", "copy_descriptor_ns", "record_event_ns", "wait_event_ns", "read_back_ns"), 0
+)
+"""Nothing costs anything but bytes, of which one takes a nanosecond."""
 
 
 def spend(device, ns):
@@ -99,6 +105,57 @@ def test_a_wait_holds_back_its_own_queue_alone():
     device.run(program())
     assert done["free"].completed_ns == 5 + 115
     assert done["held"].completed_ns == 1005 + 115
+
+
+def test_a_record_behind_nothing_but_a_struck_copy_does_not_wait_for_the_engine():
+    """All at 0: the demands fill the engine, the second of them strikes the guess, whose record is left alone."""
+    device, done = gpu(ahead=2, chunks=1, **FREE), []
+
+    def program():
+        device.copy(device.prefetches, 0, 4, 8)
+        done.append(device.record(device.prefetches))
+        device.copy(device.copies, 1, 3, 16)
+        device.copy(device.copies, 2, 4, 4)
+        done.append(device.record(device.copies))
+        yield from device.read_back(done[1])
+
+    device.run(program())
+    assert device.cancelled_bytes == 8
+    assert [event.completed_ns for event in done] == [0, 20]
+
+
+def test_a_wait_behind_a_full_engine_ends_the_latency_after_its_event_and_not_after_a_place_is_free():
+    """Chunks of 9, 9, 7 are submitted at 0 and one of 7 at 9, so the wait is at the head before its event, at 18."""
+    timeline = Timeline(100)
+    device = gpu(queues=1, ahead=3, chunks=2, timeline=timeline, event_latency_ns=40, **FREE)
+
+    def program():
+        device.copy(device.copies, 0, 0, 18)
+        first = device.record(device.copies)
+        device.copy(device.copies, 1, 1, 14)
+        device.wait(device.copies, first)
+        device.copy(device.copies, 2, 2, 15)
+        yield from device.read_back(device.record(device.copies))
+
+    device.run(program())
+    starts = {each.expert: each.start_ns for each in reversed(timeline.slices) if each.track == "link"}
+    assert starts == {0: 0, 1: 18, 2: 18 + 40}
+
+
+def test_what_stood_behind_a_dropped_guess_is_looked_at_when_the_thread_is_free():
+    """The demand is submitted from 0 to 100; a guess behind it is dropped at 5, and its record completes at 100."""
+    device, done = gpu(ahead=1, chunks=1, **FREE | {"enqueue_copy_ns": 100}), []
+
+    def program():
+        device.copy(device.copies, 0, 0, 500)
+        device.copy(device.prefetches, 1, 1, 500)
+        done.append(device.record(device.prefetches))
+        spend(device, 5)
+        assert (yield from device.drop_unstarted({1})) == [1]
+        yield from device.read_back(device.record(device.copies))
+
+    device.run(program())
+    assert done[0].completed_ns == 100
 
 
 def test_a_copy_into_a_slot_takes_the_place_of_an_older_one_that_nobody_reads_any_more():

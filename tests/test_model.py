@@ -225,3 +225,15 @@ def test_compressed_queries_of_the_larger_deepseek_v2(tmp_path):
         "n_routed_experts": 160, "moe_intermediate_size": 1536, "intermediate_size": 12288, "q_lora_rank": 1536,
     }))
     assert ModelSpec.load(str(path)).weights / 1e9 == pytest.approx(235.7, rel=0.001)
+
+
+def test_the_first_layers_keep_what_they_have_of_dense_layers_and_windows():
+    whole = ModelSpec.load("deepseek-v2-lite")
+    part = whole.first_layers(5)
+    assert (part.layers, part.dense_layers, part.moe_layers) == (5, [0], [1, 2, 3, 4])
+    assert whole.first_layers(1).moe_layers == []
+    deep = whole.model_copy(update={"dense_layers": [0, 20]}).first_layers(5)
+    assert deep.dense_layers == [0]
+    windows = ModelSpec.load("gpt-oss-20b")
+    assert (windows.layers, windows.windowed_layers) == (24, 12)
+    assert windows.first_layers(6).windowed_layers == 3

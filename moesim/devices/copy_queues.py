@@ -70,6 +70,11 @@ class CopyQueue:
         self.line.append(operation)
         self._thread.rouse()
 
+    @property
+    def awaits_look(self) -> bool:
+        """Whether a record or a wait is at the head, which gets on without the engine."""
+        return bool(self.line) and not isinstance(self.line[0], Job)
+
     def ready(self, now: int) -> Job | None:
         """The job at the head if it may start now, once the records and waits before it are through."""
         while self.line:
@@ -161,6 +166,8 @@ class CopyThread:
         found = [job for job in guesses.line if isinstance(job, Job) and not job.submitted and job.expert in experts]
         for job in found:
             self._cancel(guesses, job)
+        if self._free_ns > self._environment.now:  # what stood behind them is looked at as soon as the thread is free
+            self.rouse()
         return [job.expert for job in found]
 
     def hasten(self, experts: Collection[int]) -> None:
@@ -178,7 +185,7 @@ class CopyThread:
             return
         if len(self._at_engine) >= self._most:
             for queue in self.queues:  # of both, so that records in either complete
-                if queue.line and not isinstance(queue.line[0], Job):
+                if queue.awaits_look:
                     queue.ready(now)
             return
         turn: tuple[CopyQueue, Job] | None = None
@@ -201,7 +208,7 @@ class CopyThread:
         self._at_engine.append(chunk)
         if len(self._at_engine) == 1:
             self._environment.timeout(self._free_ns - now).callbacks.append(self._begin_and_look)
-        elif len(self._at_engine) < self._most:
+        elif len(self._at_engine) < self._most or any(queue.awaits_look for queue in self.queues):
             self.rouse()
 
     def _begin_and_look(self, _: Any) -> None:

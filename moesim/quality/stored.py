@@ -149,10 +149,11 @@ def beside(trace: Path, name: str, provenance: Mapping[str, Any]) -> Quality | N
     if not path.exists():
         return None
     quality = load(path)
-    if not of_the_same_weights(quality, provenance):
+    recorded = _weights(provenance)
+    if recorded not in (None, quality.weights_sha256):
         raise InputError(
             f"{path}: measured on weights {quality.weights_sha256[:12]}…, {trace.name} was recorded from "
-            f"{str(_recorded_from(provenance))[:12]}…: measure again, or move the file away"
+            f"{str(recorded)[:12]}…: measure again, or move the file away"
         )
     return quality
 
@@ -171,12 +172,12 @@ def stand_in(path: Path, metadata: TraceMetadata) -> Quality:
     return quality
 
 
-def of_the_same_weights(quality: Quality, provenance: Mapping[str, Any]) -> bool:
-    """Whether the weights that were measured are those of the recording, as far as its provenance says which."""
-    return _recorded_from(provenance) in (None, quality.weights_sha256)
+def recorded_from(weights_sha256: str, provenance: Mapping[str, Any]) -> bool:
+    """Whether a trace's provenance says that it was recorded from these weights; one that says nothing does not."""
+    return bool(_weights(provenance) == weights_sha256)
 
 
-def _recorded_from(provenance: Mapping[str, Any]) -> Any:
+def _weights(provenance: Mapping[str, Any]) -> Any:
     training = provenance.get("training")
     return provenance.get("weights_sha256", training.get("weights_sha256") if isinstance(training, dict) else None)
 

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from hw_validate.cli import app, load_validation, main
-from hw_validate.driver import HardwareError
+from hw_validate.driver import DoesNotFitError, HardwareError
 from hw_validate.grid import config_path
 from hw_validate.storage import Slots
 from tests.hw_validate.cells_on_devices import write_model
@@ -89,7 +89,7 @@ def test_a_cell_that_does_not_fit_is_told_and_the_others_are_measured(copy, monk
     def small(self, slots, host, device):
         """Memory for less than a half of the experts."""
         if slots >= SHAPE["layers"] * SHAPE["experts"] // 2:
-            raise HardwareError(f"{slots} slots: 7 would fit")
+            raise DoesNotFitError(f"{slots} slots: 7 would fit")
         whole(self, slots, host, device)
 
     monkeypatch.setattr(Slots, "__init__", small)
@@ -101,6 +101,36 @@ def test_a_cell_that_does_not_fit_is_told_and_the_others_are_measured(copy, monk
     rows = parquet.read_table(copy / "out" / "comparison.parquet").to_pylist()
     assert [(row["policy"], row["phase"]) for row in rows] == [("on-demand", "decode")]
     assert len(measured(copy / "out")) == 1
+
+
+def test_any_other_failure_of_a_device_ends_the_model_and_not_one_cell(copy, monkeypatch):
+    for path in (copy / "out" / "measured").iterdir():
+        path.unlink()
+    failing = iter([False])
+
+    def fail(*_):
+        if next(failing, True):
+            raise HardwareError("CUDA error 700")
+
+    monkeypatch.setattr(Slots, "__init__", lambda *given, whole=Slots.__init__: (fail(), whole(*given))[1])
+    done = validate(copy, copy / "out")
+    assert done.exit_code == 0, done.output
+    assert "not measured: tiny-fp32: CUDA error 700" in done.stderr
+    assert len(measured(copy / "out")) == 1
+
+
+def test_where_nothing_fits_the_reasons_are_told(copy, monkeypatch):
+    for folder in ("measured", "cells"):
+        for path in (copy / "out" / folder).iterdir():
+            path.unlink()
+
+    def nothing(*_):
+        raise DoesNotFitError("16 slots: 0 would fit")
+
+    monkeypatch.setattr(Slots, "__init__", nothing)
+    done = validate(copy, copy / "out")
+    assert done.stderr.count("0 would fit") == CELLS
+    assert "no measured cell" in str(done.exception)
 
 
 def test_another_card_lends_its_name_and_its_data_sheet():
@@ -128,6 +158,20 @@ def test_what_was_measured_is_compared_anywhere_and_later(copy):
     assert (out / "comparison.parquet").read_bytes() == before
     assert done.stdout.strip() == str(out / "report.html")
     assert measured(out) == times
+
+
+@pytest.mark.parametrize(("was", "now"), [
+    ("context_tokens: 8", "context_tokens: 16"), ("measured_steps: 3", "measured_steps: 2"),
+    ("- model: tiny", "- layers: 1\n  model: tiny"),
+])
+def test_what_was_measured_under_another_plan_is_not_compared(copy, capsys, monkeypatch, was, now):
+    before = {path.name: path.read_bytes() for path in (copy / "out" / "cells").iterdir()}
+    validation = copy / "validation.yaml"
+    assert was in validation.read_text()
+    validation.write_text(validation.read_text().replace(was, now))
+    line = refused(["compare", validation, "--out", copy / "out"], capsys, monkeypatch)
+    assert "measured under another plan (context, steps, layers or trace): measure again" in line
+    assert {path.name: path.read_bytes() for path in (copy / "out" / "cells").iterdir()} == before
 
 
 def test_before_anything_was_measured_there_is_nothing_to_compare(copy, capsys, monkeypatch):

@@ -69,6 +69,28 @@ def test_of_a_model_that_is_too_large_the_first_layers_are_run(tmp_path, recorde
         plan(tmp_path, [group], layers=3, **given)
 
 
+def test_a_recording_of_another_model_is_not_cut_to_fit(tmp_path):
+    group = {"policies": ["lru"], "cache": ["50%"], "warmup_steps": 1, "measured_steps": 4, "instrumented_steps": 1}
+    write(tmp_path, 6)
+    trace = Trace.load(tmp_path / "recorded.safetensors")
+    trace.first_layers(1).save(tmp_path / "shallow.safetensors")
+    with pytest.raises(ConfigError, match=r"shallow\.safetensors: 1 MoE layers, tiny-fp32 has 2"):
+        plan(tmp_path, [group], layers=1, trace="shallow.safetensors")
+
+
+def test_a_model_is_there_once(tmp_path):
+    write_model(tmp_path, precision="fp32", **SHAPE)
+    path = tmp_path / "twice.yaml"
+    synthetic = {"overlap": 0.4, "busiest": 0.2, "recall": 0.9}
+    models = [{"model": "tiny-fp32.yaml", "synthetic": synthetic, "layers": layers} for layers in (1, 2)]
+    path.write_text(yaml.safe_dump({
+        "name": "twice", "title": "t", "hardware": "cpu", "context_tokens": 8, "models": models,
+        "groups": [{"policies": ["lru"], "cache": ["50%"]}],
+    }))
+    with pytest.raises(ConfigError, match=r"tiny-fp32\.yaml is there twice"):
+        Validation.load(path)
+
+
 def test_another_source_is_another_trace(tmp_path):
     group = [{"policies": ["lru"], "cache": ["50%"], "warmup_steps": 1, "measured_steps": 4, "instrumented_steps": 1}]
     write(tmp_path, 6)

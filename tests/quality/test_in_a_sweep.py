@@ -9,6 +9,7 @@ from moesim.config import Sweep
 from moesim.errors import InputError
 from moesim.quality.stored import as_json
 from moesim.report import write_report
+from moesim.report.figures.pareto import draw
 from moesim.report.rows import read_results
 from moesim.sweep import run_sweep
 from moesim.trace import Trace
@@ -96,13 +97,32 @@ def test_the_cost_of_another_model_says_whose_it_is(tmp_path):
     assert "perplexity (of another model of this shape)" in page
 
 
+def test_a_trace_that_does_not_say_whose_it_is_is_taken_for_anothers(tmp_path):
+    config = of_another(tmp_path)
+    path = tmp_path / "tiny.safetensors"
+    trace = Trace.load(path)
+    replace(trace, metadata=trace.metadata.model_copy(update={"provenance": {}})).save(path)
+    swept(config, tmp_path / "out")
+    assert "of another model" in write_report(tmp_path / "out").read_text()
+
+
+def test_the_figure_says_whose_costs_it_shows(tmp_path):
+    results = swept(of_another(tmp_path), tmp_path / "out")
+    label = "increase of perplexity, %, of another model of this shape"
+    assert draw(results).axes[0].get_ylabel() == label
+    own = replace(results, quality_of_another_model=frozenset())
+    assert draw(own).axes[0].get_ylabel() == "increase of perplexity, %"
+
+
 def test_the_cost_of_the_model_itself_does_not(tmp_path):
     config = of_another(tmp_path, weights_sha256="a" * 64)
     swept(config, tmp_path / "out")
     assert "another model" not in write_report(tmp_path / "out").read_text()
 
 
-@pytest.mark.parametrize(("shape", "rule"), [({"experts": 64}, "experts = 64"), ({"layers": 9}, "layers = 9")])
+@pytest.mark.parametrize(("shape", "rule"), [
+    ({"experts": 64}, "experts = 64"), ({"layers": 9}, "layers = 9"), ({"top_k": 1}, "top_k = 1"),
+])
 def test_a_model_of_another_shape_does_not_stand_in(tmp_path, shape, rule):
     with pytest.raises(InputError, match=rf"other\.json: measured on a model with {rule}"):
         swept(of_another(tmp_path, **shape), tmp_path / "out")
