@@ -143,19 +143,20 @@ def test_a_wait_behind_a_full_engine_ends_the_latency_after_its_event_and_not_af
 
 
 def test_what_stood_behind_a_dropped_guess_is_looked_at_when_the_thread_is_free():
-    """The demand is submitted from 0 to 100; a guess behind it is dropped at 5, and its record completes at 100."""
-    device, done = gpu(ahead=1, chunks=1, **FREE | {"enqueue_copy_ns": 100}), []
+    """Submitted from 0 to 100 and from 100 to 200: then the engine is full. At 105 the guess behind them is dropped."""
+    device, done = gpu(ahead=2, chunks=1, **FREE | {"enqueue_copy_ns": 100}), []
 
     def program():
         device.copy(device.copies, 0, 0, 500)
-        device.copy(device.prefetches, 1, 1, 500)
+        device.copy(device.copies, 1, 1, 500)
+        device.copy(device.prefetches, 2, 2, 500)
         done.append(device.record(device.prefetches))
-        spend(device, 5)
-        assert (yield from device.drop_unstarted({1})) == [1]
-        yield from device.read_back(device.record(device.copies))
+        spend(device, 105)
+        assert (yield from device.drop_unstarted({2})) == [2]
 
     device.run(program())
-    assert done[0].completed_ns == 100
+    device.environment.run()
+    assert done[0].completed_ns == 200
 
 
 def test_a_copy_into_a_slot_takes_the_place_of_an_older_one_that_nobody_reads_any_more():

@@ -183,28 +183,26 @@ class CopyThread:
         if self._free_ns > now:
             self.rouse()
             return
-        if len(self._at_engine) >= self._most:
-            for queue in self.queues:  # of both, so that records in either complete
-                if queue.awaits_look:
-                    queue.ready(now)
-            return
-        turn: tuple[CopyQueue, Job] | None = None
-        for queue in self.queues:
+        full = len(self._at_engine) >= self._most
+        turn = job = None
+        for queue in self.queues:  # all of them, so that records at any head complete
+            line = queue.line
+            if not line or (full and type(line[0]) is Job):
+                continue
             head = queue.ready(now)
-            if head is not None and (turn is None or head.urgent):
-                turn = queue, head
-        if turn is None:
+            if head is not None and (job is None or head.urgent):
+                turn, job = queue, head
+        if full or turn is None or job is None:
             return
-        queue, job = turn
         if not job.submitted:
             self._supersede(job)
         size_bytes = job.chunks_bytes[job.submitted]
         job.submitted += 1
         if job.submitted == len(job.chunks_bytes):
-            queue.line.popleft()
-            self._into[job.slot].remove((queue, job))
+            turn.line.popleft()
+            self._into[job.slot].remove((turn, job))
         self._free_ns = now + self._device.hardware.enqueue_copy_ns
-        queue.last = chunk = Chunk(self._free_ns, job.expert, size_bytes)
+        turn.last = chunk = Chunk(self._free_ns, job.expert, size_bytes)
         self._at_engine.append(chunk)
         if len(self._at_engine) == 1:
             self._environment.timeout(self._free_ns - now).callbacks.append(self._begin_and_look)
@@ -247,9 +245,11 @@ class CopyThread:
         self._rouse_now()
 
     def _supersede(self, job: Job) -> None:
-        for queue, older in self._into[job.slot][:]:
-            if older.number < job.number:
-                self._cancel(queue, older)
+        into = self._into[job.slot]
+        if len(into) > 1:
+            for queue, older in into[:]:
+                if older.number < job.number:
+                    self._cancel(queue, older)
 
     def _cancel(self, queue: CopyQueue, job: Job) -> None:
         queue.line.remove(job)
