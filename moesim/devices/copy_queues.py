@@ -70,6 +70,18 @@ class CopyQueue:
         self.line.append(operation)
         self._thread.rouse()
 
+    def leave(self, chunk: Chunk) -> None:
+        """A chunk leaves; records that are through when it has been submitted, and stand next, complete with it."""
+        self.last = chunk
+        line, through_ns = self.line, chunk.submitted_ns
+        while line and line[0].first_ns <= through_ns >= self._free_ns:
+            head = line[0]
+            if isinstance(head, Job) or head.what != RECORD:
+                return
+            assert head.event is not None
+            chunk.records += (head.event,)
+            line.popleft()
+
     @property
     def awaits_look(self) -> bool:
         """Whether a record or a wait is at the head, which gets on without the engine."""
@@ -202,7 +214,8 @@ class CopyThread:
             turn.line.popleft()
             self._into[job.slot].remove((turn, job))
         self._free_ns = now + self._device.hardware.enqueue_copy_ns
-        turn.last = chunk = Chunk(self._free_ns, job.expert, size_bytes)
+        chunk = Chunk(self._free_ns, job.expert, size_bytes)
+        turn.leave(chunk)
         self._at_engine.append(chunk)
         if len(self._at_engine) == 1:
             self._environment.timeout(self._free_ns - now).callbacks.append(self._begin_and_look)
