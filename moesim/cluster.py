@@ -8,7 +8,7 @@ import json
 import logging
 import uuid
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from moesim.cluster_task import answer, answers_in, as_text
@@ -23,6 +23,7 @@ except ModuleNotFoundError as error:
     raise InputError(f"--cluster needs {error.name}: pip install 'moesim[cluster]'") from None
 
 REACH_WITHIN_S = 10
+CLOSE_WITHIN_S = 10
 
 
 class ClusterError(InputError):
@@ -67,20 +68,17 @@ class Cluster:
             # Kin are meant for one worker, which keeps what they share; whoever is idle takes them from there.
             meant = {"workers": workers[share], "allow_other_workers": True} if workers else {}
             of[self._client.submit(answer, as_text(task, sweep), key=f"moesim-run-{uuid.uuid4()}", **meant)] = task
-        try:
-            for future in as_completed(list(of), loop=self._client.loop):
-                task = of.pop(future)
-                problem = future.exception() if future.status == "error" else None
-                if isinstance(problem, KilledWorker):
-                    given_up.append(task)
-                elif problem is not None:
-                    raise _said(self._address, problem)
-                elif future.status != "finished":
-                    raise ClusterError(f"--cluster {self._address}: the scheduler has gone; what is finished is kept")
-                else:
-                    yield from answers_in(future.result())
-        finally:
-            self._client.cancel(list(of))
+        for future in as_completed(list(of), loop=self._client.loop):
+            task = of.pop(future)
+            problem = future.exception() if future.status == "error" else None
+            if isinstance(problem, KilledWorker):
+                given_up.append(task)
+            elif problem is not None:
+                raise _said(self._address, problem)
+            elif future.status != "finished":
+                raise ClusterError(f"--cluster {self._address}: the scheduler has gone; what is finished is kept")
+            else:
+                yield from answers_in(future.result())
 
 
 @contextmanager
@@ -104,7 +102,10 @@ def connected(address: str) -> Iterator[Cluster]:
     try:
         yield Cluster(client, address)
     finally:
-        client.close()
+        # What nobody waits for any more the scheduler drops once its client has gone, so nothing is cancelled before.
+        # Ctrl-C may have come while a lock was held that the client's own thread needs: then waiting is of no use.
+        with suppress(TimeoutError):
+            client.close(timeout=CLOSE_WITHIN_S)
 
 
 def _said(address: str, problem: BaseException) -> Exception:

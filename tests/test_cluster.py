@@ -17,7 +17,7 @@ from moesim.sweep import checked
 from moesim.sweep_tasks import Group
 from tests.cluster_for_tests import ROOT, cluster
 from tests.sweeps_for_tests import DIES, LETHAL_SWEEP, RUNS, write_sweep
-from tests.test_sweep import kept, some_are_kept, start, swept, wait_for
+from tests.test_sweep import disturbed, interrupt, kept, some_are_kept, start, swept, wait_for
 
 pytest.importorskip("distributed", reason="the extra moesim[cluster] is not installed")
 from moesim.cluster_task import answer, answers_in, as_text
@@ -53,23 +53,30 @@ def test_a_killed_worker_an_interruption_and_a_resumption_change_no_byte(undistu
         other = team.worker("two")
 
         out = tmp_path / "killed worker"
+        other.send_signal(signal.SIGSTOP)  # what it is given stays undone, so that something is left to do
         process = start(config, out, "--cluster", team.address)
         wait_for(lambda: some_are_kept(out), process)
         lost.kill()
         lost.wait()
         team.processes.remove(lost)
         assert len(kept(out)) < RUNS
+        other.send_signal(signal.SIGCONT)
         assert ended(process)[:2] == (0, [])
         assert made(out) == expected
         assert len(set(kept(out))) == len(kept(out)) == RUNS
 
-        out = tmp_path / "interrupted"
-        process = start(config, out, "--cluster", team.address)
-        wait_for(lambda: some_are_kept(out), process)
-        other.send_signal(signal.SIGSTOP)  # or it might be through before the interruption
-        os.killpg(process.pid, signal.SIGINT)
-        status, lines, _ = ended(process)
-        other.send_signal(signal.SIGCONT)
+        def stop_and_interrupt(process):
+            other.send_signal(signal.SIGSTOP)  # or it might be through before the interruption
+            interrupt(process)
+
+        def go_on():
+            other.send_signal(signal.SIGCONT)
+
+        out, status, _, told = disturbed(
+            config, tmp_path, stop_and_interrupt, "--cluster", team.address, ready=go_on
+        )
+        go_on()
+        lines = [line for line in told.splitlines() if not line.endswith("runs")]
         assert (status, lines) == (130, ["error: interrupted; the same command continues where it was"])
         before = kept(out)
         assert 3 <= len(before) < RUNS

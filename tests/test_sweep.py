@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -134,15 +135,41 @@ def some_are_kept(out, few=3):
     return (out / "finished.jsonl").exists() and (out / "finished.jsonl").read_bytes().count(b"\n") >= few
 
 
+def interrupt(process):
+    """As a terminal does: every process of the group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGINT)
+
+
+def disturbed(config, folder, disturb, *more, few=3, ready=lambda: None):
+    """A sweep that was disturbed before its last run was kept: its folder, exit code, output and error output.
+
+    On a busy machine it may be through before we look again; then another one is started.
+    """
+    for number in range(5):
+        ready()
+        out = folder / f"out-{number}"
+        process = start(config, out, *more)
+        wait_for(lambda out=out: some_are_kept(out, few), process)
+        disturb(process)
+        stdout, stderr = process.communicate(timeout=120)
+        if len(kept(out)) < RUNS:
+            return out, process.returncode, stdout, stderr
+    raise AssertionError("five sweeps were all through before they could be disturbed")
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to see what became of the workers")
 def test_killed_and_run_again_it_continues_and_recomputes_nothing(undisturbed, tmp_path):
     config, expected = undisturbed
-    out = tmp_path / "out"
-    process = start(config, out, "--workers", "2")
-    wait_for(lambda: some_are_kept(out), process)
-    team = children(process.pid)
-    process.kill()
-    _, stderr = process.communicate()
+    team = []
+
+    def kill(process):
+        with suppress(FileNotFoundError):
+            team[:] = children(process.pid)
+        process.kill()
+
+    out, _, _, stderr = disturbed(config, tmp_path, kill, "--workers", "2")
+    assert team
     assert "Traceback" not in stderr  # of the workers: they end without a word
     before = kept(out)
     assert 3 <= len(before) < RUNS
@@ -162,12 +189,8 @@ def test_killed_and_run_again_it_continues_and_recomputes_nothing(undisturbed, t
 
 def test_ctrl_c_leaves_the_finished_rows_and_one_line(undisturbed, tmp_path):
     config, expected = undisturbed
-    out = tmp_path / "out"
-    process = start(config, out, "--workers", "2")
-    wait_for(lambda: some_are_kept(out, few=1), process)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process
-    stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    out, status, stdout, stderr = disturbed(config, tmp_path, interrupt, "--workers", "2", few=1)
+    assert status == 130
     assert stdout == ""
     assert [line for line in stderr.splitlines() if not line.endswith("runs")] == [
         "error: interrupted; the same command continues where it was"
