@@ -30,7 +30,7 @@ class Outcome:
     """A claim on one trace."""
 
     trace: str
-    """Its name; `reference-8x16` for what was measured on the model itself."""
+    """Its name; for what was measured by running a model, the name of that model's trace."""
     value: float | None
     verdict: Verdict
     reason: str = ""

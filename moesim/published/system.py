@@ -62,7 +62,7 @@ class RecallOf(_Data):
 
 
 class CostOf(_Data):
-    """The relative increase of perplexity of a policy on the reference model whose weights ship."""
+    """The relative increase of perplexity of a policy on the model whose quality was measured."""
 
     policy: str
     cache: float = Field(default=0.0, ge=0, le=1)

@@ -96,7 +96,28 @@ def headline(results: Results) -> list[str]:
             f"{milliseconds(lossy['tpot_mean_ns'])} ({comparison}) and executes {cost}"
             f"{', predicted from true states (open loop)' if lossy['open_loop'] else ''}."
         )
+        sentences += _clearly_cheaper(results, lossy)
     return sentences
+
+
+def _clearly_cheaper(results: Results, lossy: Row) -> list[str]:
+    """The fastest lossy choice whose cost lies below that of the fastest one, intervals apart; none, none said."""
+    cost = results.cost(lossy)
+    if cost is None:
+        return []
+    costs = {id(row): results.cost(row) for row in results.main_grid if not row["lossless"] and deployable(row)}
+    cheaper = [
+        row for row in results.main_grid if (found := costs.get(id(row))) is not None and found.high < cost.low
+    ]
+    best = fastest(cheaper)
+    if best is None:
+        return []
+    found = costs[id(best)]
+    assert found is not None, "only those with a cost were compared"
+    return [
+        f"The fastest that costs clearly less, {policy_words(best['policy'])} at {percent(best['cache_fraction'])}, "
+        f"takes {milliseconds(best['tpot_mean_ns'])} at {increase(found.value)}."
+    ]
 
 
 def _load(row: Row) -> str:

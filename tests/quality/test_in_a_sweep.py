@@ -10,6 +10,7 @@ from moesim.errors import InputError
 from moesim.quality.stored import as_json
 from moesim.report import write_report
 from moesim.report.figures.pareto import draw
+from moesim.report.findings import headline
 from moesim.report.rows import read_results
 from moesim.sweep import run_sweep
 from moesim.trace import Trace
@@ -53,6 +54,22 @@ def test_costs_stand_beside_the_times(tmp_path):
         ("lru", 0.5): 0, ("lru", 0.75): 0, ("speculate-and-execute", 0.5): 0.02, ("speculate-and-execute", 0.75): 0.02,
     }
     assert "+2.0 % (+1.0 % to +3.0 %)" in write_report(tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(("resident", "said"), [((0.004, 0.0, 0.009), True), ((0.004, 0.0, 0.011), False)])
+def test_the_headline_names_a_choice_that_costs_clearly_less(tmp_path, resident, said):
+    """Clearly: the intervals, of which speculation's is 1 to 3 per cent, are apart."""
+    config, path = prepared(tmp_path)
+    config.write_text(config.read_text().replace("[lru, ", "[lru, resident-execute, ").replace("[50%, 75%]", "50%"))
+    path.write_text(as_json(quality(
+        measured("speculate-and-execute", predictor="residual+default-vectors", increase=(0.02, 0.01, 0.03)),
+        measured("resident-execute", predictor="residual+default-vectors", cache=0.5, increase=resident),
+    )))
+    results = swept(config, tmp_path / "out")
+    lossy = {row["policy"]: row["tpot_mean_ns"] for row in results.rows if not row["lossless"]}
+    assert lossy["speculate-and-execute"] <= lossy["resident-execute"]
+    sentences = [each for each in headline(results) if "costs clearly less" in each]
+    assert [("resident execute at 50 %" in each and "at +0.40 %" in each) for each in sentences] == [True] * said
 
 
 def test_without_a_file_the_sweep_says_so(tmp_path):
