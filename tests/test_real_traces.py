@@ -61,7 +61,7 @@ def misses(trace, policy, fraction):
 
 
 # Misses of the first 96 tokens (one request of prefill and decode) at the eight sizes, as tests/oracles/event_atomic.py
-# counts them. If a policy is meant to change, so is that oracle.
+# counts them (`belady[bypass]`: by the same rule with a table of next uses, as the oracle's own search takes hours).
 FIXED = {
     "lru": (28467, 28467, 23583, 20524, 14988, 10221, 7828, 4703),
     "lfu": (28467, 28467, 22244, 20461, 13447, 9474, 7604, 4703),
