@@ -14,7 +14,7 @@ from moesim.record.predictors.fitting_text import FittingText
 from moesim.record.weights import weights_sha256
 from traces.recipes import corpus, quality
 from traces.recipes.shapes import Shape
-from traces.recipes.write import CHECKPOINT, write_quality
+from traces.recipes.write import CHECKPOINT, write_measurements
 
 SHAPE = Shape(
     name="tiny-3x8", description="", seconds=1.0, peak_learning_rate=0.1, sequences_per_step=1, prompt_tokens=6,
@@ -51,7 +51,10 @@ def test_the_stage_measures_text_that_was_not_fitted_on(tmp_path, monkeypatch, c
     assert {each.predictor for each in found.measured} >= {"estimator", "hybrid", "residual+default-vectors"}
     assert found.measured[0].perplexity.value == pytest.approx(64, rel=0.2)
     (tmp_path / "out").mkdir()
-    write_quality("tiny-3x8", tmp_path, tmp_path / "out")
-    write_quality("no-such", tmp_path, tmp_path / "out")
+    write_measurements("tiny-3x8", tmp_path, tmp_path / "out")
+    write_measurements("no-such", tmp_path, tmp_path / "out")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["tiny-3x8.quality.json"]
+    (tmp_path / "recall.json").write_text("{}")  # what the stage `predictors` leaves
+    write_measurements("tiny-3x8", tmp_path, tmp_path / "out")
+    assert (tmp_path / "out" / "tiny-3x8.recall.json").read_text() == "{}"
     capsys.readouterr()

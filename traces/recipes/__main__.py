@@ -56,11 +56,11 @@ def main() -> None:
 
             quality_stage(shape, text, folder, arguments.device, arguments.quality_tokens)
     if "write" in arguments.stages:
-        from traces.recipes.write import write_model, write_quality, write_traces
+        from traces.recipes.write import write_measurements, write_model, write_traces
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         write_traces(arguments.name, corpus_folder, folder, arguments.out)
-        write_quality(arguments.name, folder, arguments.out)
+        write_measurements(arguments.name, folder, arguments.out)
         write_model(folder, corpus_folder, arguments.out / "models" / arguments.name)
 
 

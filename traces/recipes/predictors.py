@@ -2,7 +2,7 @@
 
 It leaves in the model's folder what was fitted (`vectors`, `estimator`, `arch1`, `arch2`, all .safetensors), the trace
 `NAME-predictors.safetensors` with a channel per predictor, and `recall.json`, the output of `moesim trace predictors`.
-The trace is too large to ship; the recall is not.
+The trace is too large to ship; the recall is not, and `write` puts it beside the trace as `NAME.recall.json`.
 """
 
 import json

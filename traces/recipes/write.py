@@ -73,12 +73,12 @@ def write_traces(name: str, corpus_folder: Path, folder: Path, out: Path) -> Non
         print(f"{path}: {trace.tokens} tokens, {path.stat().st_size / 1e6:.2f} MB")
 
 
-def write_quality(name: str, folder: Path, out: Path) -> None:
-    """Put the measured quality of the model beside its trace, if the stage of that name has left any."""
-    file = folder / f"{name}{SUFFIX}"
-    if file.exists():
-        shutil.copyfile(file, out / file.name)
-        print(out / file.name)
+def write_measurements(name: str, folder: Path, out: Path) -> None:
+    """Put the measured quality and recall of the model beside its trace, as far as their stages have left any."""
+    for left, beside in ((f"{name}{SUFFIX}", f"{name}{SUFFIX}"), ("recall.json", f"{name}.recall.json")):
+        if (folder / left).exists():
+            shutil.copyfile(folder / left, out / beside)
+            print(out / beside)
 
 
 def write_model(folder: Path, corpus_folder: Path, out: Path) -> None:
